@@ -1,0 +1,155 @@
+"""`make serve`: Orthanc with the plugin on this machine, without Docker, reachable from this machine alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+PLUGINS = ("libOrthancPython.so", "libOrthancDicomWeb.so", "libOrthancGdcm.so")
+PLUGIN_FOLDER = Path("/usr/share/orthanc/plugins")
+
+
+class CannotServe(Exception):
+    """A sentence that says what is in the way and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Who may use the server; `is_new` if the password was made up just now."""
+
+    user: str
+    password: str
+    is_new: bool = False
+
+    @classmethod
+    def find(cls, environ: Mapping[str, str]) -> Self:
+        """From CHEST_XRAY_USER and CHEST_XRAY_PASSWORD, else a password made up once and kept in the user's folder."""
+        user = environ.get("CHEST_XRAY_USER") or "chest-xray"
+        if password := environ.get("CHEST_XRAY_PASSWORD"):
+            return cls(user, password)
+        kept = password_file(environ)
+        if kept.exists():
+            return cls(user, kept.read_text().strip())
+        password = secrets.token_urlsafe(12)
+        write_secret(kept, password + "\n")
+        return cls(user, password, is_new=True)
+
+
+def password_file(environ: Mapping[str, str]) -> Path:
+    """Where a password that was made up is kept: outside of the repository."""
+    home = environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(home) / "orthanc-chest-xray" / "password"
+
+
+def write_secret(path: Path, text: str) -> None:
+    """Write a file that only its owner can ever read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+
+
+def storage_folder(environ: Mapping[str, str]) -> Path:
+    """STORAGE, or a folder of the user's: radiographs do not belong in the repository."""
+    home = Path(environ.get("XDG_DATA_HOME") or Path.home() / ".local/share")
+    return Path(environ.get("STORAGE") or home / "orthanc-chest-xray").resolve()
+
+
+def configuration(environ: Mapping[str, str], account: Account) -> dict[str, Any]:
+    """orthanc.json with what differs on this machine: addresses, folders, plugins and the account.
+
+    :raises CannotServe: if a port is not a number.
+    """
+    settings: dict[str, Any] = json.loads((ROOT / "orthanc.json").read_text())
+    storage = str(storage_folder(environ))
+    settings.update(
+        RemoteAccessAllowed=False,
+        HttpPort=port(environ, "HTTP_PORT", 8042),
+        DicomPort=port(environ, "DICOM_PORT", 4242),
+        StorageDirectory=storage,
+        IndexDirectory=storage,
+        RegisteredUsers={account.user: account.password},
+        PythonScript=str(ROOT / settings["PythonScript"]),
+        Plugins=[str(PLUGIN_FOLDER / name) for name in PLUGINS],
+    )
+    settings["ChestXRay"]["Python"] = sys.executable
+    return settings
+
+
+def port(environ: Mapping[str, str], name: str, default: int) -> int:
+    """:raises CannotServe: if the variable is not a port's number."""
+    text = environ.get(name) or str(default)
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise CannotServe(f"{name} is {text!r}; it must be a number from 1 to 65535")
+    return int(text)
+
+
+def check_ports(settings: Mapping[str, Any]) -> None:
+    """:raises CannotServe: naming the program that has the port already, if that can be seen."""
+    for name, variable in (("HttpPort", "HTTP_PORT"), ("DicomPort", "DICOM_PORT")):
+        for listener in psutil.net_connections("tcp"):
+            if listener.status == psutil.CONN_LISTEN and listener.laddr[1] == settings[name]:
+                who = (
+                    f"{psutil.Process(listener.pid).name()} (process {listener.pid})"
+                    if listener.pid
+                    else "another program"
+                )
+                raise CannotServe(
+                    f"Port {settings[name]} is taken by {who}: choose another one with {variable}=..., or end that program"
+                    " (Debian's own Orthanc service: systemctl disable --now orthanc)"
+                )
+
+
+def orthanc_command(environ: Mapping[str, str], account: Account) -> list[str]:
+    """Check everything, write the effective configuration, and give the command that starts Orthanc.
+
+    :raises CannotServe: if something is missing or in the way.
+    """
+    program = shutil.which("Orthanc", path=f"{environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    missing = [name for name in PLUGINS if not (PLUGIN_FOLDER / name).exists()]
+    if not program or missing:
+        raise CannotServe(
+            "Orthanc or one of its plugins is not installed: `make system` installs them on Debian and Ubuntu"
+        )
+    settings = configuration(environ, account)
+    check_ports(settings)
+    file = Path(settings["StorageDirectory"]) / "orthanc.json"
+    write_secret(file, json.dumps(settings, indent=2))
+    return [program, str(file)]
+
+
+def announce(settings_environ: Mapping[str, str], account: Account) -> None:
+    """Say where the pages are and who may see them; a password is printed only when it is new."""
+    print(f"Orthanc:  http://localhost:{port(settings_environ, 'HTTP_PORT', 8042)}/  (results: /chest-xray/)")
+    print(f"DICOM:    port {port(settings_environ, 'DICOM_PORT', 4242)}")
+    if account.is_new:
+        print(f"Account:  {account.user}, password {account.password} (printed this once)")
+    if not settings_environ.get("CHEST_XRAY_PASSWORD"):
+        print(f"The password of {account.user} is kept in {password_file(settings_environ)}")
+    print("Not a medical device; not for diagnosis.", flush=True)
+
+
+def main() -> NoReturn:
+    """Become Orthanc, in the foreground."""
+    try:
+        account = Account.find(os.environ)
+        command = orthanc_command(os.environ, account)
+        announce(os.environ, account)
+    except CannotServe as sentence:
+        print(sentence, file=sys.stderr)
+        sys.exit(2)
+    os.execv(command[0], command)  # so that signals and the exit status are Orthanc's own
+
+
+if __name__ == "__main__":
+    main()

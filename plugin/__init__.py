@@ -1,0 +1,21 @@
+"""An Orthanc plugin that classifies every chest radiograph that arrives and writes the scores back as DICOM SR.
+
+The data's way, one direction, and the order in which to read the modules:
+
+    DICOM arrives -> `main` rings a bell and returns                        (inside Orthanc, microseconds)
+      -> `dispatcher` reads Orthanc's change log: which instances are to do (a child process)
+        -> `worker` fetches the file                                        (a process of the dispatcher's pool)
+          -> `analysis`: DICOM bytes -> report and SR                       (pure)
+               `eligibility`  is this instance ours to classify
+               `pixels`       Dataset -> model input
+               `classifier`   model input -> scores and activation maps
+               `report`       everything that is said about the image
+               `sr`, `codes`  source Dataset + report -> SR Dataset
+        -> `worker` stores the SR, then marks the instance with its JSON    (the only two writes)
+    people and programs ask `routes`, inside Orthanc again, which only reads those marks
+
+`archive` is everything that is said to Orthanc over HTTP, `settings` what an operator chooses, and `weights` turns
+TorchXRayVision's checkpoint into the model that `classifier` runs.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,79 @@
+"""`python -m plugin`: the process beside Orthanc, started by `plugin/main.py` and ended with it.
+
+Standard input brings lines of JSON from Orthanc: first what to work with, then `{}` when there is something new and
+`{"deleted": id}`. Its end means that Orthanc is gone. Standard output takes lines of JSON back: `{"status": ...}`,
+`{"position": ...}` in Orthanc's change log, and `{"info": ...}` or `{"warning": ...}` for its log.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from plugin.archive import Archive
+from plugin.dispatcher import Dispatcher
+from plugin.pool import WorkerPool
+from plugin.settings import Connection, Settings
+
+
+def main() -> None:
+    """Work until standard input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for Orthanc, which ends us in its own time
+    lines = iter(sys.stdin)
+    start = json.loads(next(lines))
+    connection = Connection(**start["connection"])
+    settings = Settings.read(start["settings"], environ={})
+    news: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+    threading.Thread(target=_listen, args=(lines, news), daemon=True).start()
+
+    pool = WorkerPool(connection, settings, changed=lambda: news.put({}))
+    dispatcher = Dispatcher(Archive(connection), pool, start["since"], settings.Attempts, _say)
+    dispatcher.want(start["instances"], time.monotonic())
+    try:
+        _work(dispatcher, news)
+    finally:
+        pool.stop()
+
+
+def _work(dispatcher: Dispatcher, news: SimpleQueue[dict[str, Any] | None]) -> None:
+    pause = 0.0
+    while True:
+        for message in _drain(news, pause):
+            if message is None:
+                return
+            if "deleted" in message:
+                dispatcher.forget(message["deleted"])
+        pause = dispatcher.tick(time.monotonic())
+
+
+def _drain(news: SimpleQueue[dict[str, Any] | None], pause: float) -> Iterable[dict[str, Any] | None]:
+    """Wait for one message, at most `pause` seconds, and take all the others that are there by then."""
+    try:
+        yield news.get(timeout=pause) if pause else news.get_nowait()
+        while True:
+            yield news.get_nowait()
+    except Empty:
+        return
+
+
+def _listen(lines: Iterable[str], news: SimpleQueue[dict[str, Any] | None]) -> None:
+    for line in lines:
+        news.put(json.loads(line))
+    news.put(None)
+
+
+def _say(what: str, value: Any) -> None:
+    try:
+        print(json.dumps({what: value}), flush=True)  # noqa: T201 - this is the pipe to Orthanc
+    except BrokenPipeError:  # Orthanc is gone, and standard input says so too
+        sys.stdout = None  # type: ignore[assignment]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Everything that is said to Orthanc, over its REST API on the loopback interface.
+
+The plugin's processes never use the SDK's own REST functions for writing: a Python thread that stores through them
+while an upload waits for the interpreter stops all uploads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
+
+from plugin.marks import METADATA, mark_in
+from plugin.settings import Connection
+
+TIMEOUT = (5, 120)  # seconds to connect, and between two bytes of an answer
+
+
+class ArchiveUnavailable(Exception):
+    """Orthanc does not answer, or cannot do now what it is asked: to be tried again later. One sentence."""
+
+
+class Refused(Exception):
+    """Orthanc will not take this object, now or later. One sentence."""
+
+
+class Gone(Exception):
+    """The instance is no longer there."""
+
+
+class Change(NamedTuple):
+    """One entry of Orthanc's change log that can make an instance ours to classify."""
+
+    seq: int
+    instance: str
+
+
+class Instance(NamedTuple):
+    """An instance as the index knows it; `mark` is our own result, or None."""
+
+    id: str
+    series: str
+    mark: dict[str, Any] | None
+
+
+class Series(NamedTuple):
+    """What decides whether a series' instances are ours, and where their reports belong."""
+
+    modality: str
+    study: str
+
+
+class Stored(NamedTuple):
+    """Where Orthanc put an object. `study` is Orthanc's id of the parent study."""
+
+    instance: str
+    study: str
+    new: bool
+
+
+class Archive:
+    """A client for one Orthanc, with its own persistent connection; one for each process.
+
+    Every method raises `ArchiveUnavailable` where a later try may succeed.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        """Nothing is sent yet."""
+        self._url = connection.url
+        self._session = requests.Session()
+        # A proxy or a .netrc of the user's has no say in what goes over the loopback interface.
+        self._session.trust_env = False
+        self._session.headers["Authorization"] = connection.authorization
+        if connection.certificate:
+            # Orthanc's own certificate, named for the outside; the traffic never leaves this machine.
+            self._session.verify = False
+        # Orthanc closes idle connections after a second; everything that we send may be sent twice.
+        retry = Retry(total=3, backoff_factor=0.1, allowed_methods=None, status_forcelist=())
+        self._session.mount(self._url, HTTPAdapter(max_retries=retry))
+
+    def _ask(self, method: str, path: str, **arguments: Any) -> requests.Response:
+        try:
+            answer = self._session.request(method, self._url + path, timeout=TIMEOUT, **arguments)
+        except requests.RequestException as problem:
+            raise ArchiveUnavailable(f"Orthanc does not answer {method} {path} ({type(problem).__name__})") from None
+        if answer.status_code == 404:
+            raise Gone(path)
+        if answer.status_code >= 500 or answer.status_code in (401, 403, 429):
+            raise ArchiveUnavailable(f"Orthanc answered {method} {path} with {_reason(answer)}")
+        if answer.status_code >= 400:
+            raise Refused(f"Orthanc refused {method} {path} with {_reason(answer)}")
+        return answer
+
+    def changes(self, since: int, limit: int = 1000) -> tuple[list[Change], int, bool]:
+        """New instances, and instances whose metadata changed, after `since` in Orthanc's log.
+
+        Returns them with the log's position behind them and whether that is its end.
+        """
+        log = self._ask("GET", "/changes", params={"since": since, "limit": limit}).json()
+        found = [
+            Change(entry["Seq"], entry["ID"])
+            for entry in log["Changes"]
+            if entry["ChangeType"] in ("NewInstance", "UpdatedMetadata") and entry["ResourceType"] == "Instance"
+        ]
+        return found, log["Last"] if log["Changes"] else since, log["Done"]
+
+    def instances(self, ids: Sequence[str]) -> list[Instance]:
+        """What the index knows of these instances, in one request; those that are gone are left out."""
+        if not ids:
+            return []
+        query = {"Resources": list(ids), "Level": "Instance", "Metadata": True}
+        rows = self._ask("POST", "/tools/bulk-content", json=query).json()
+        return [Instance(row["ID"], row["ParentSeries"], mark_in(row["Metadata"])) for row in rows]
+
+    def series(self, series: str) -> Series:
+        """:raises Gone: if there is no such series any more."""
+        row = self._ask("GET", f"/series/{series}").json()
+        return Series(row["MainDicomTags"].get("Modality", ""), row["ParentStudy"])
+
+    def radiographs(self, at_once: int = 500) -> Iterator[list[Instance]]:
+        """All instances of CR and DX series, some at a time."""
+        query = {"Level": "Instance", "Query": {"Modality": "CR\\DX"}}
+        ids = self._ask("POST", "/tools/find", json=query).json()
+        for start in range(0, len(ids), at_once):
+            yield self.instances(ids[start : start + at_once])
+
+    def file(self, instance: str) -> bytes:
+        """The stored DICOM file. :raises Gone: if it was deleted."""
+        return self._ask("GET", f"/instances/{instance}/file").content
+
+    def store(self, data: bytes) -> Stored:
+        """Store one DICOM file; the same file a second time changes nothing.
+
+        :raises Refused: with Orthanc's own word for it.
+        """
+        answer = self._ask("POST", "/instances", data=data, headers={"Content-Type": "application/dicom"}).json()
+        if answer["Status"] not in ("Success", "AlreadyStored"):
+            raise Refused(f"Orthanc did not keep the report: its answer was {answer['Status']}")
+        return Stored(answer["ID"], answer["ParentStudy"], answer["Status"] == "Success")
+
+    def delete(self, instance: str) -> None:
+        """Undo a `store`; nothing happens if it is gone already."""
+        try:
+            self._ask("DELETE", f"/instances/{instance}")
+        except Gone:
+            return
+
+    def mark(self, instance: str, result: str) -> None:
+        """Write our result, a JSON text, to the instance's metadata. :raises Gone: if it was deleted."""
+        self._ask("PUT", f"/instances/{instance}/metadata/{METADATA}", data=result.encode())
+
+
+def _reason(answer: requests.Response) -> str:
+    try:
+        problem = answer.json()
+        return f"{answer.status_code}: {problem.get('Details') or problem['Message']}"
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return f"{answer.status_code} {answer.reason}"

@@ -1,0 +1,95 @@
+"""The process beside Orthanc, as Orthanc sees it: started, fed, listened to, started again, ended.
+
+Standard library only. See `plugin/__main__.py` for what goes over the pipes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+LONGEST_PAUSE = 60.0  # seconds between two starts of a process that keeps ending
+
+
+class Companion:
+    """One child process, kept alive until `stop`.
+
+    :param first: gives the first message to each new process.
+    :param hear: called with every message from it, in the order in which they come, from one thread.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        folder: Path,
+        first: Callable[[], dict[str, Any]],
+        hear: Callable[[str, Any], None],
+    ) -> None:
+        """Start it, without waiting for it."""
+        self._command, self._folder, self._first, self._hear = command, folder, first, hear
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._keep_alive, name="chest-xray", daemon=True)
+        self._thread.start()
+
+    def tell(self, message: dict[str, Any] | None = None) -> None:
+        """Send a message, or ring the bell. Never blocks: a full pipe holds enough bells already."""
+        process = self._process
+        if process and process.stdin:
+            try:
+                os.write(process.stdin.fileno(), json.dumps(message or {}).encode() + b"\n")
+            except (BlockingIOError, BrokenPipeError, ValueError):
+                return  # it is busy, or gone: it reads the change log again in either case
+
+    def stop(self) -> None:
+        """End it, at the latest after three seconds."""
+        self._stopping.set()
+        if process := self._process:
+            if process.stdin:
+                process.stdin.close()
+            try:
+                process.wait(timeout=3)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        self._thread.join(timeout=1)
+
+    def _keep_alive(self) -> None:
+        pause = 1.0
+        while not self._stopping.is_set():
+            said_something = self._live()
+            if self._stopping.is_set():
+                return
+            pause = 1.0 if said_something else min(2 * pause, LONGEST_PAUSE)
+            self._hear("ended", pause)
+            self._stopping.wait(pause)
+
+    def _live(self) -> bool:
+        """One life of the process, up to its end; whether it got as far as saying something."""
+        said_something = False
+        try:
+            with subprocess.Popen(  # noqa: S603 - the command is the operator's own setting
+                self._command,
+                cwd=self._folder,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": str(self._folder)},
+                process_group=0,  # Ctrl-C in a terminal is for Orthanc alone
+            ) as process:
+                assert process.stdin and process.stdout  # noqa: S101 - both are pipes
+                os.write(process.stdin.fileno(), json.dumps(self._first()).encode() + b"\n")
+                os.set_blocking(process.stdin.fileno(), False)
+                self._process = process
+                for line in process.stdout:
+                    said_something = True
+                    for what, value in json.loads(line).items():
+                        self._hear(what, value)
+        except OSError as problem:
+            self._hear("warning", f"{self._command[0]} could not be run: {problem.strerror}")
+        finally:
+            self._process = None
+        return said_something

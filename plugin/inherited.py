@@ -1,0 +1,188 @@
+"""What a report takes over from its image: the attributes of the patient and of the study, made fit to be written.
+
+Identity is never altered: PatientID, PatientName, AccessionNumber, StudyID and UIDs keep their characters, even where
+the standard's limits are exceeded. All else is kept if it is valid, and otherwise left empty (type 2) or out (type 3).
+Pure.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from datetime import datetime
+from typing import Final
+
+from pydicom import DataElement, Dataset, config
+from pydicom.charset import python_encoding
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.valuerep import validate_value
+
+IDENTITY: Final = ("PatientName", "AccessionNumber", "StudyID")
+"""Type 2 (PS3.3 C.7.1.1, C.7.2.1), kept as they are; so are PatientID and StudyInstanceUID, which decide where
+the report is filed."""
+
+TYPE_2: Final = ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName")
+
+OPTIONAL: Final = (
+    # Patient
+    "IssuerOfPatientID",
+    "TypeOfPatientID",
+    "PatientBirthTime",
+    "EthnicGroup",
+    "PatientComments",
+    "QualityControlSubject",
+    "PatientIdentityRemoved",
+    "DeidentificationMethod",
+    # General Study and Patient Study
+    "StudyDescription",
+    "PatientAge",
+    "PatientSize",
+    "PatientWeight",
+    "AdmissionID",
+    "AdditionalPatientHistory",
+    # SOP Common
+    "TimezoneOffsetFromUTC",
+)
+
+REQUEST: Final = (
+    "AccessionNumber",
+    "PlacerOrderNumberImagingServiceRequest",
+    "FillerOrderNumberImagingServiceRequest",
+    "RequestedProcedureID",
+    "RequestedProcedureDescription",
+)
+"""Type 2 in an item of ReferencedRequestSequence (PS3.3 C.17.2), as far as RequestAttributesSequence can fill them."""
+
+# pydicom leaves the designators of some character sets (ISO 2022 IR 58) in the decoded text.
+ESCAPES: Final = re.compile(r"\x1b[$()*+,\-./]*[@-~]")
+
+
+class CannotReport(Exception):
+    """A valid report on this image cannot be written; the sentence names the attribute."""
+
+
+def patient_and_study(source: Dataset) -> Dataset:
+    """The attributes that the report shares with its image, to be written as UTF-8.
+
+    :raises CannotReport: where PatientID or StudyInstanceUID cannot be written exactly as they stand in the source,
+        so that the report would be filed under another patient.
+    """
+    ds = Dataset()
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's, on values that are looked at and mended here
+        _put(ds, "StudyInstanceUID", required_uid(source, "StudyInstanceUID"))
+        if "PatientID" in source:
+            _put(ds, "PatientID", _patient_id(source))
+        for keyword in IDENTITY:
+            _put(ds, keyword, _text(source, keyword))
+        for keyword in TYPE_2:
+            _put(ds, keyword, _valid(source, keyword))
+        for keyword in OPTIONAL:
+            if value := _valid(source, keyword):
+                _put(ds, keyword, value)
+        if "PatientIdentityRemoved" in ds and "DeidentificationMethod" not in ds:
+            del ds.PatientIdentityRemoved  # each requires the other
+        if requests := _requests(source, str(ds.StudyInstanceUID)):
+            ds.ReferencedRequestSequence = requests
+    return ds
+
+
+def required_uid(source: Dataset, keyword: str) -> str:
+    """A UID's characters as they are, leading zeros and all.
+
+    :raises CannotReport: if there is none, or more than one.
+    """
+    uid = _text(source, keyword)
+    if not uid:
+        raise CannotReport(f"{keyword} is missing or empty, so that a report cannot refer to it.")
+    if "\\" in uid:
+        raise CannotReport(f"{keyword} '{uid}' contains a backslash, which separates values.")
+    return uid
+
+
+def _patient_id(source: Dataset) -> str:
+    text = _text(source, "PatientID")
+    if "\\" in text:
+        raise CannotReport(
+            f"PatientID '{text}' contains a backslash, which separates values: a report with it would be filed "
+            "under another patient."
+        )
+    if not text.isascii() and (charset := _unusable_charset(source)):
+        raise CannotReport(
+            f"PatientID is not ASCII and SpecificCharacterSet '{charset}' does not say how to read it."
+        )
+    if "\N{REPLACEMENT CHARACTER}" in text:
+        raise CannotReport("PatientID cannot be decoded with the image's SpecificCharacterSet.")
+    return text
+
+
+def _unusable_charset(source: Dataset) -> str:
+    """The first value of SpecificCharacterSet that cannot encode more than ASCII or is unknown; '' if all are fine."""
+    charsets = [part for part in _text(source, "SpecificCharacterSet").split("\\") if part]
+    multibyte = len(charsets) > 1
+    return next(
+        (part for part in charsets if part not in python_encoding or (part == "ISO_IR 6" and not multibyte)),
+        "",
+    )
+
+
+def _requests(source: Dataset, study_uid: str) -> list[Dataset]:
+    """Items for ReferencedRequestSequence from the image's RequestAttributesSequence."""
+    try:
+        items = list(source.get("RequestAttributesSequence") or [])
+    except Exception:  # whatever a malformed sequence makes pydicom raise
+        return []
+    return [_request(item, source, study_uid) for item in items]
+
+
+def _request(item: Dataset, source: Dataset, study_uid: str) -> Dataset:
+    request = Dataset()
+    for keyword in REQUEST:
+        _put(request, keyword, _valid(item, keyword) or _valid(source, keyword))
+    _put(request, "StudyInstanceUID", _text(item, "StudyInstanceUID") or study_uid)
+    request.ReferencedStudySequence = []
+    request.RequestedProcedureCodeSequence = []
+    return request
+
+
+def _valid(source: Dataset, keyword: str) -> str:
+    """The value as text if it is a valid one, else ''."""
+    text = _text(source, keyword).strip()
+    vr = dictionary_VR(keyword)
+    try:
+        if keyword == "PatientSex":
+            return _sex(text)
+        if vr == "DA" and text:
+            datetime.strptime(text, "%Y%m%d")  # noqa: DTZ007 - the date alone is checked
+        for component in text.split("=") if vr == "PN" else [text]:
+            validate_value(vr, component, config.RAISE)
+    except ValueError:
+        return ""
+    return text if vr in {"LT", "UT", "ST"} or not _multiple_or_control(text) else ""
+
+
+def _multiple_or_control(text: str) -> bool:
+    return "\\" in text or any(ord(character) < 32 for character in text)
+
+
+def _sex(text: str) -> str:
+    return {"M": "M", "MALE": "M", "F": "F", "FEMALE": "F", "O": "O", "OTHER": "O"}.get(text.upper(), "")
+
+
+def _text(source: Dataset, keyword: str) -> str:
+    """The decoded value with its inner and leading characters as they are; several values joined by backslashes."""
+    try:
+        value = source.get(keyword)
+    except Exception:  # whatever a malformed value makes pydicom raise
+        return ""
+    if value is None:
+        return ""
+    values = value if isinstance(value, list) or hasattr(value, "append") else [value]
+    return ESCAPES.sub("", "\\".join(str(one) for one in values))
+
+
+def _put(ds: Dataset, keyword: str, value: str) -> None:
+    tag = tag_for_keyword(keyword)
+    assert tag is not None  # noqa: S101 - the keywords are this module's own
+    ds.add(DataElement(tag, dictionary_VR(tag), value, validation_mode=config.IGNORE))

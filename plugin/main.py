@@ -1,0 +1,178 @@
+"""What Orthanc loads: settings, callbacks and routes. The only module that imports `orthanc`.
+
+Nothing here waits: OnStoredInstance runs in the uploading thread under Orthanc's global lock, so it rings a bell and
+returns. The standard library alone is imported, so that Orthanc starts at once and stays small.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # Orthanc puts only this folder there
+
+import orthanc  # noqa: E402
+
+from plugin import __version__, marks, routes  # noqa: E402
+from plugin.companion import Companion  # noqa: E402
+from plugin.settings import SECTION, BadSetting, Connection, Settings  # noqa: E402
+
+UNKNOWN_RESOURCE = (7, 17)
+"""Orthanc's error codes for a REST path that leads nowhere: InexistentItem and UnknownResource."""
+
+
+class OrthancIndex:
+    """Orthanc's own index, asked within this process; see `routes.Index`."""
+
+    def get(self, path: str) -> Any:
+        """:raises LookupError: if there is no such resource."""
+        return json.loads(_found(orthanc.RestApiGet, path))
+
+    def find(self, query: Any) -> list[str]:
+        """`/tools/find`."""
+        found: list[str] = json.loads(orthanc.RestApiPost("/tools/find", json.dumps(query)))
+        return found
+
+    def delete(self, path: str) -> None:
+        """:raises LookupError: if there is no such resource."""
+        _found(orthanc.RestApiDelete, path)
+
+
+def _found(call: Any, path: str) -> bytes:
+    try:
+        answer: bytes = call(path)
+    except orthanc.OrthancException as problem:
+        if problem.args[0] in UNKNOWN_RESOURCE:
+            raise LookupError(path) from None
+        raise
+    return answer
+
+
+class Plugin:
+    """What the callbacks share: the process beside Orthanc, and what it last said."""
+
+    def __init__(self, settings: Settings, configuration: dict[str, Any]) -> None:
+        """Nothing is started before Orthanc is."""
+        self._settings = settings
+        self._connection = Connection.to_orthanc(configuration, orthanc.GenerateRestApiAuthorizationToken())
+        self._companion: Companion | None = None
+        self._early: list[str] = []
+        self._since = 0
+        self._index = OrthancIndex()
+        counts = dict.fromkeys(("pending", "done", "skipped", "failed"), 0)
+        self._status: dict[str, Any] = {
+            "ready": False,
+            "reason": "Orthanc is starting",
+            "workers": 0,
+            **counts,
+        }
+
+    def on_stored(self, _dicom: Any, instance: str) -> None:
+        """Remember that something arrived; which it was stands in Orthanc's change log."""
+        if self._companion:
+            self._companion.tell()
+        else:
+            self._early.append(instance)
+
+    def on_change(self, change: int, level: int, resource: str) -> None:
+        """Start and stop with Orthanc, and pass on what the change log does not tell."""
+        if change == orthanc.ChangeType.ORTHANC_STARTED:
+            self._start()
+        elif change == orthanc.ChangeType.ORTHANC_STOPPED and self._companion:
+            self._companion.stop()
+        elif change == orthanc.ChangeType.DELETED and level == orthanc.ResourceType.INSTANCE and self._companion:
+            self._companion.tell({"deleted": resource})
+
+    def _start(self) -> None:
+        # What is older than the plugin's first start stays as it is, until somebody asks for it.
+        position = orthanc.GetGlobalProperty(marks.METADATA, "")
+        self._since = int(position) if position else self._index.get("/changes?last")["Last"]
+        command = [self._settings.Python or _interpreter(), "-m", "plugin"]
+        self._companion = Companion(command, ROOT, self._first_message, self._hear)
+
+    def _first_message(self) -> dict[str, Any]:
+        connection = self._connection
+        return {
+            "connection": {
+                "url": connection.url,
+                "authorization": connection.authorization,
+                "certificate": connection.certificate,
+            },
+            "settings": self._settings.as_json(),
+            "since": self._since,
+            "instances": self._early,
+        }
+
+    def _hear(self, what: str, value: Any) -> None:
+        match what:
+            case "info":
+                orthanc.LogInfo(f"Chest X-ray: {value}")
+            case "warning":
+                orthanc.LogWarning(f"Chest X-ray: {value}")
+            case "status":
+                self._status = value
+            case "position":
+                self._since = value
+                orthanc.SetGlobalProperty(marks.METADATA, str(value))
+            case "ended":
+                reason = f"The classifying process has ended; it is started again in {value:.0f} s"
+                self._status = {**self._status, "ready": False, "reason": reason}
+                orthanc.LogWarning(f"Chest X-ray: {reason}")
+
+    def on_instance(self, output: Any, _uri: str, **request: Any) -> None:
+        """`GET` and `POST /instances/{id}/chest-xray`."""
+        instance = request["groups"][0]
+        if request["method"] == "GET":
+            _send(output, routes.result(self._index, self._status, instance))
+        elif request["method"] == "POST":
+            _send(output, routes.again(self._index, self._status, instance, request["headers"]))
+        else:
+            output.SendMethodNotAllowed("GET,POST")
+
+    def on_page(self, output: Any, _uri: str, **request: Any) -> None:
+        """`GET /chest-xray` and what is below it."""
+        name = request["groups"][0] if request["groups"] and request["groups"][0] else ""
+        if request["method"] != "GET":
+            output.SendMethodNotAllowed("GET")
+        elif name == "status":
+            _send(output, routes.health({**self._status, "version": __version__}))
+        elif name == "results":
+            _send(output, routes.results(self._index, request["get"].get("format", "")))
+        else:
+            _send(output, routes.page(name))
+
+
+def _interpreter() -> str:
+    """The project's own interpreter where there is one; inside Orthanc, `sys.executable` is Orthanc."""
+    own = ROOT / ".venv/bin/python"
+    return str(own) if own.exists() else shutil.which("python3") or "python3"
+
+
+def _send(output: Any, reply: routes.Reply) -> None:
+    for name, value in routes.HEADERS.items():
+        output.SetHttpHeader(name, value)
+    if reply.status == 200:
+        output.AnswerBuffer(reply.body, reply.type)
+    else:
+        output.SetHttpHeader("Content-Type", reply.type)
+        output.SendHttpStatus(int(reply.status), reply.body, len(reply.body))
+
+
+def _install() -> None:
+    configuration = json.loads(orthanc.GetConfiguration())
+    try:
+        plugin = Plugin(Settings.read(configuration.get(SECTION, {})), configuration)
+    except BadSetting as sentence:
+        orthanc.LogError(f"Chest X-ray: {sentence}")
+        raise SystemExit(str(sentence)) from None  # which stops Orthanc
+    orthanc.RegisterOnStoredInstanceCallback(plugin.on_stored)
+    orthanc.RegisterOnChangeCallback(plugin.on_change)
+    orthanc.RegisterRestCallback("/instances/([^/]+)/chest-xray", plugin.on_instance)
+    orthanc.RegisterRestCallback("/chest-xray(?:/(.*))?", plugin.on_page)
+
+
+_install()

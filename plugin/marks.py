@@ -1,0 +1,43 @@
+"""The mark that says what became of an instance: a JSON text in Orthanc's metadata, and nowhere else.
+
+An instance of a CR or DX series without a mark is still to do. Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+MODALITIES = ("CR", "DX")
+"""Values of Modality whose instances are ours to look at (the SOP class does not decide: see `eligibility`)."""
+
+METADATA = 4750
+"""The metadata's number; orthanc.json gives it a name under `UserMetadata`."""
+
+NAMES = ("chest-xray", str(METADATA))
+"""The name that orthanc.json gives to it, and Orthanc's own where the configuration does not."""
+
+
+def eligible_modality(modality: str) -> bool:
+    """Whether a series of this Modality holds instances that are ours to look at."""
+    return modality.strip() in MODALITIES
+
+
+def text_in(metadata: Mapping[str, str]) -> str | None:
+    """The mark's text among an instance's metadata, or None."""
+    return next((metadata[name] for name in NAMES if name in metadata), None)
+
+
+def mark_in(metadata: Mapping[str, str]) -> dict[str, Any] | None:
+    """The mark among an instance's metadata, or None where there is none that can be read."""
+    try:
+        mark = json.loads(text_in(metadata) or "null")
+    except ValueError:
+        return None
+    return mark if isinstance(mark, dict) and "state" in mark else None
+
+
+def mark(state: str, instance: str, **more: Any) -> str:
+    """The text of a mark: the answer of `GET /instances/{id}/chest-xray`, word for word."""
+    return json.dumps({"state": state, "instance": instance, **more}, ensure_ascii=False)

@@ -1,0 +1,112 @@
+"""The worker processes: a pebble pool with a time limit for each image, and the model that it needs.
+
+Preparing the model may take a download and minutes, so it happens beside everything else and is tried until it works.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+from pebble import ProcessPool
+
+from plugin import worker
+from plugin.settings import Connection, Settings
+from plugin.worker import Outcome
+
+ROOT = Path(__file__).resolve().parent.parent
+LONGEST_PAUSE = 60.0  # seconds between two tries to get a model
+
+
+class WorkerPool:
+    """Worker processes that share one prepared model.
+
+    :param changed: called whenever a task has ended or `problem` says something new; from any thread.
+    """
+
+    def __init__(self, connection: Connection, settings: Settings, changed: Callable[[], None]) -> None:
+        """Begin to prepare the model; `problem` tells how far that is."""
+        self.workers = settings.workers
+        self._connection, self._settings, self._changed = connection, settings, changed
+        self._pool: ProcessPool | None = None
+        self._problem = "The model is being prepared"
+        self._doubt = threading.Event()
+        self._stopping = threading.Event()
+        threading.Thread(target=self._keep_ready, name="model", daemon=True).start()
+
+    def problem(self) -> str:
+        """A sentence if nothing can be classified at present, else ''."""
+        return self._problem
+
+    def classify(self, instance: str, study: str) -> Future[Outcome]:
+        """Start one task; its result is `worker.classify`'s, or the exception that ended its worker."""
+        future = self._submit(worker.classify, instance, study)
+        future.add_done_callback(self._notice)
+        return future
+
+    def stop(self) -> None:
+        """End the workers at once; what they were doing is done again after the next start."""
+        self._stopping.set()
+        self._doubt.set()
+        if self._pool:
+            self._pool.stop()  # type: ignore[no-untyped-call]
+            self._pool.join(timeout=2)
+
+    def _submit(self, task: Callable[..., Outcome], *arguments: str) -> Future[Outcome]:
+        assert self._pool, "no task is given out before the model is ready"  # noqa: S101
+        future: Future[Outcome] = self._pool.schedule(task, args=arguments, timeout=self._settings.TimeLimit)
+        return future
+
+    def _notice(self, future: Future[Outcome]) -> None:
+        if not future.cancelled() and not future.exception() and future.result().model_unavailable:
+            self._problem = future.result().reason
+            self._doubt.set()
+        self._changed()
+
+    def _keep_ready(self) -> None:
+        pause = 1.0
+        while not self._stopping.is_set():
+            self._problem = self._make_ready()
+            self._changed()
+            if self._problem:
+                self._stopping.wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+            else:
+                pause = 1.0
+                self._doubt.wait()
+            self._doubt.clear()
+
+    def _make_ready(self) -> str:
+        """Prepare the model and have a worker load it; a sentence if that fails."""
+        try:
+            model = self._prepare()
+        except subprocess.CalledProcessError as failed:
+            lines = failed.stderr.strip().splitlines() or [f"it ended with status {failed.returncode}"]
+            return f"The model could not be prepared: {lines[-1]}"
+        if not self._pool:
+            # Spawned, since a fork of a process with threads may hang; what Python does by default differs by release.
+            self._pool = ProcessPool(
+                self.workers,
+                initializer=worker.begin,
+                initargs=(self._connection, self._settings, model),
+                context=multiprocessing.get_context("spawn"),
+            )
+        try:
+            first, *_ = [self._submit(worker.ready) for _ in range(self.workers)]
+            return first.result().reason
+        except Exception as problem:  # whatever keeps a fresh process from loading its libraries
+            return f"A worker process cannot start ({type(problem).__name__}: {problem})"
+
+    def _prepare(self) -> Path:
+        """In a process of its own, since torch is large and is needed only if the model is not there yet."""
+        settings = self._settings
+        command = [sys.executable, "-m", "plugin.weights", "prepare", "--weights", settings.Weights]
+        command += ["--sha256", settings.WeightsSha256] if settings.WeightsSha256 else []
+        command += ["--folder", str(settings.model_folder(ROOT))]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603
+        return Path(done.stdout.strip().splitlines()[-1])

@@ -1,0 +1,151 @@
+"""One image after another, in a process of its own: fetch it, analyse it, store the report, mark the image.
+
+Whatever a DICOM file does to a decoder, it does it here. `dispatcher` calls these functions through its pool.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from plugin import marks
+from plugin.archive import Archive, ArchiveUnavailable, Gone, Refused
+from plugin.settings import Connection, Settings
+
+if TYPE_CHECKING:
+    from plugin.classifier import Classifier
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one try. `later` means: nothing is wrong with the image, try it again."""
+
+    state: Literal["done", "skipped", "failed", "gone", "later"]
+    reason: str = ""
+    model_unavailable: bool = False
+
+
+_archive: Archive
+_settings: Settings
+_model_path: Path
+
+
+def begin(connection: Connection, settings: Settings, model_path: Path) -> None:
+    """Make this process a worker: its limits, and whom to talk to."""
+    global _archive, _settings, _model_path  # a pool's process has no other place for what its tasks share
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for Orthanc, which ends us in its own time
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    limit = settings.MemoryLimit << 20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        os.environ[variable] = "1"  # the cores are shared out among workers, not within one
+    _archive, _settings, _model_path = Archive(connection), settings, model_path
+
+
+def ready() -> Outcome:
+    """Load everything that the first image would wait for."""
+    from plugin import analysis, classifier  # noqa: F401
+
+    try:
+        _current_model()
+    except classifier.ModelUnavailable as problem:
+        return Outcome("later", str(problem), model_unavailable=True)
+    return Outcome("done")
+
+
+def classify(instance: str, study: str) -> Outcome:
+    """Classify one instance of a CR or DX series whose study has the Orthanc id `study`."""
+    # Heavy imports happen here, so that a process which is only being started cannot fail or hang in them unseen.
+    from plugin import classifier
+
+    try:
+        return _classify(instance, study)
+    except Gone:
+        return Outcome("gone")
+    except ArchiveUnavailable as problem:
+        return Outcome("later", str(problem))
+    except classifier.ModelUnavailable as problem:
+        return Outcome("later", str(problem), model_unavailable=True)
+
+
+def _classify(instance: str, study: str) -> Outcome:
+    from plugin import analysis
+
+    model = _current_model()
+    created = datetime.now(UTC).astimezone()
+    clock = analysis.Stopwatch()
+    with clock("fetch"):
+        data = _archive.file(instance)
+    try:
+        found = analysis.analyse(data, model, created, _settings.BodyParts)
+        with clock("store"):
+            report = _store(found.sr, study)
+    except analysis.Skipped as why:
+        return _mark(instance, "skipped", str(why))
+    except (analysis.Failed, Refused) as why:
+        return _mark(instance, "failed", str(why))
+    text = marks.mark(
+        "done",
+        instance,
+        created=created.isoformat(timespec="milliseconds"),
+        **found.report.as_json(),
+        sr={
+            "instance": report,
+            "SOPInstanceUID": found.sr_instance_uid,
+            "SeriesInstanceUID": found.sr_series_uid,
+        },
+        milliseconds={
+            "fetch": clock.milliseconds["fetch"],
+            **found.milliseconds,
+            "store": clock.milliseconds["store"],
+        },
+    )
+    try:
+        _archive.mark(instance, text)
+    except Gone:
+        _archive.delete(report)  # the image was deleted meanwhile: leave no report without it
+        raise
+    return Outcome("done")
+
+
+def _current_model() -> Classifier:
+    """The prepared model, read again whenever the file was replaced."""
+    try:
+        stat = _model_path.stat()
+        version = (stat.st_mtime_ns, stat.st_size)
+    except OSError:
+        version = (0, 0)  # loading it says in words what is wrong with it
+    return _load(_model_path, version)
+
+
+@lru_cache(maxsize=1)
+def _load(path: Path, version: tuple[int, int]) -> Classifier:
+    from plugin import classifier
+
+    return classifier.load(path)
+
+
+def _store(sr: bytes, study: str) -> str:
+    """Store the report in the image's study and give its Orthanc id; undo it if it landed elsewhere."""
+    stored = _archive.store(sr)
+    if stored.study != study:
+        if stored.new:
+            _archive.delete(stored.instance)
+        raise Refused(
+            f"Orthanc put the report into study {stored.study} instead of the image's own, {study}; it was removed"
+        )
+    return stored.instance
+
+
+def _mark(instance: str, state: Literal["skipped", "failed"], reason: str) -> Outcome:
+    _archive.mark(instance, marks.mark(state, instance, reason=reason))
+    return Outcome(state, reason)
