@@ -98,15 +98,15 @@ def check_ports(settings: Mapping[str, Any]) -> None:
     """:raises CannotServe: naming the program that has the port already, if that can be seen."""
     for name, variable in (("HttpPort", "HTTP_PORT"), ("DicomPort", "DICOM_PORT")):
         for listener in psutil.net_connections("tcp"):
-            if listener.status == psutil.CONN_LISTEN and listener.laddr[1] == settings[name]:
+            if listener.status == psutil.CONN_LISTEN and listener.laddr[1:] == (settings[name],):
                 who = (
                     f"{psutil.Process(listener.pid).name()} (process {listener.pid})"
                     if listener.pid
                     else "another program"
                 )
                 raise CannotServe(
-                    f"Port {settings[name]} is taken by {who}: choose another one with {variable}=..., or end that program"
-                    " (Debian's own Orthanc service: systemctl disable --now orthanc)"
+                    f"Port {settings[name]} is taken by {who}: choose another one with {variable}=..., or end"
+                    " that program (Debian's own Orthanc service: systemctl disable --now orthanc)"
                 )
 
 

@@ -72,7 +72,7 @@ def _say(what: str, value: Any) -> None:
     try:
         print(json.dumps({what: value}), flush=True)  # noqa: T201 - this is the pipe to Orthanc
     except BrokenPipeError:  # Orthanc is gone, and standard input says so too
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
 
 
 if __name__ == "__main__":

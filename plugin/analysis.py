@@ -27,12 +27,10 @@ class Failed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """`sr` is a DICOM file's bytes; `milliseconds` holds each step's time."""
+    """What was found, and the SR that says it; `milliseconds` holds each step's time."""
 
     report: Report
-    sr: bytes
-    sr_instance_uid: str
-    sr_series_uid: str
+    document: sr.Document
     milliseconds: dict[str, float]
 
 
@@ -73,8 +71,7 @@ def analyse(data: bytes, classify: Classifier, created: datetime, body_parts: Se
             document = sr.structured_report(source, report, created)
         except sr.CannotReport as problem:
             raise Failed(str(problem)) from None
-        encoded = sr.encode(document)
-    return Analysis(report, encoded, document.SOPInstanceUID, document.SeriesInstanceUID, clock.milliseconds)
+    return Analysis(report, document, clock.milliseconds)
 
 
 def parse(data: bytes) -> Dataset:

@@ -102,7 +102,11 @@ class Dispatcher:
 
     def _count(self) -> bool:
         """Learn, a page at each tick, what earlier runs have finished; whether there may be more."""
-        page = next(self._census, None)
+        try:
+            page = next(self._census, None)
+        except ArchiveUnavailable:
+            self._census = self._archive.radiographs()  # a generator that raised is over
+            raise
         for instance in page or ():
             if instance.mark:
                 self._states[instance.id] = instance.mark["state"]

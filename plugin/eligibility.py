@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+
+def _words_of(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 MODALITIES: Final = frozenset({"CR", "DX"})
 
 FOR_PROCESSING: Final = "1.2.840.10008.5.1.4.1.1.1.1.1"
@@ -33,8 +38,7 @@ OURS: Final = "orthanc-chest-xray"
 """What `plugin/codes.py` calls MANUFACTURER; repeated here because that module needs pydicom."""
 
 # BodyPartExamined's defined terms (PS3.16 Annex L) that leave no doubt, and how they are also written.
-NOT_CHEST: Final = frozenset(
-    """
+NOT_CHEST: Final = _words_of("""
     ABDOMEN ABDOMENPELVIS ABDOMINAL ABDOMAN ABDOMIN ABD KUB BLADDER COLON GALLBLADDER KIDNEY LIVER PANCREAS RECTUM
     STOMACH DUODENUM URETER URETHRA UTERUS PROSTATE BREAST MAMMA
     PELVIS PELVIC PELVISLOWEXTREMT HIP SACRUM SIJOINT ILIUM COCCYX
@@ -45,14 +49,12 @@ NOT_CHEST: Final = frozenset(
     RADIUS ULNA WRIST WRSIT WRISTJOINT SCAPHOID HAND FINGER THUMB UPEXTREMITY UPPERLIMB UPPEREXTREMITY
     LEG LOWERLEG UPPERLEG THIGH FEMUR KNEE KNEEJOINT PATELLA TIBIA FIBULA TIBFIB ANKLE ANKEL ANKLEJOINT CALCANEUS HEEL
     FOOT FEET TOE LOWEXTREMITY LOWERLIMB LOWEREXTREMITY EXTREMITY
-    """.split()
-)
+    """)
 # Words that may stand in the same value and then win: CHEST^ABDOMEN shows a chest.
-CHEST: Final = frozenset("CHEST THORAX LUNG LUNGS CXR TORSO WHOLEBODY BABYGRAM CHESTABDOMEN".split())
+CHEST: Final = _words_of("CHEST THORAX LUNG LUNGS CXR TORSO WHOLEBODY BABYGRAM CHESTABDOMEN")
 
 # AnatomicRegionSequence: the SNOMED CT codes of the same parts (PS3.16 CID 4009), then the former SRT ones.
-NOT_CHEST_REGIONS: Final = frozenset(
-    """
+NOT_CHEST_REGIONS: Final = _words_of("""
     818981001 818982008 85856004 70258002 89837001 72001000 371195002 76752008 80144004 122494005 64688005 71854001
     16953009 66019005 81745001 371398005 91397008 71341001 87342007 7569003 56459004 14975008 28231008 85562004
     69536005 774007 29836001 24136001 85050009 22356005 661005 72696002 4596009 30021000 61685007 122496007
@@ -64,28 +66,23 @@ NOT_CHEST_REGIONS: Final = frozenset(
     T-24100 T-57000 T-59300 T-59600 T-63000 T-74000 T-AA000 T-D0300 T-D0801 T-D0821 T-D1000 T-D1100 T-D1213 T-D1460
     T-D14AE T-D1600 T-D2220 T-D2500 T-D4000 T-D6000 T-D8000 T-D8200 T-D8500 T-D8700 T-D8800 T-D8810 T-D9000 T-D9100
     T-D9200 T-D9400 T-D9700 T-D9800
-    """.split()
-)
+    """)
 
 # ViewPosition's defined terms (PS3.3 C.8.1.1, C.8.7.5), and what else is written for a lateral view.
-LATERAL_VIEWS: Final = frozenset(
-    "LL RL LAT LATERAL LLAT RLAT LATL LATR LEFTLATERAL RIGHTLATERAL LATERALLEFT LATERALRIGHT PROFILE".split()
+LATERAL_VIEWS: Final = _words_of(
+    "LL RL LAT LATERAL LLAT RLAT LATL LATR LEFTLATERAL RIGHTLATERAL LATERALLEFT LATERALRIGHT PROFILE"
 )
-OBLIQUE_VIEWS: Final = frozenset("LAO RAO LPO RPO OBL OBLIQUE LLO RLO LO RO".split())
-DECUBITUS_VIEWS: Final = frozenset("LLD RLD DECUB DECUBITUS".split())
+OBLIQUE_VIEWS: Final = _words_of("LAO RAO LPO RPO OBL OBLIQUE LLO RLO LO RO")
+DECUBITUS_VIEWS: Final = _words_of("LLD RLD DECUB DECUBITUS")
 # ViewCodeSequence (PS3.16 CID 4010), SCT and SRT.
-LATERAL_CODES: Final = frozenset(
-    """
+LATERAL_CODES: Final = _words_of("""
     399067008 399173006 399198007 399352003 399260004 30730003 R-102CD R-10236 R-10232 R-10228 R-10224 G-A145
-    """.split()
-)
-OBLIQUE_CODES: Final = frozenset(
-    """
+    """)
+OBLIQUE_CODES: Final = _words_of("""
     399312000 399160007 399132005 260427002 399099002 399135007 399184004 399006002 399368009 399182000 399059000
     399356000 399236003 399038007 R-10208 R-10204 R-10252 R-40783 R-10230 R-10220 R-10238 R-10212 R-10226 R-102C1
     R-10216 R-40985 R-10234 R-10210
-    """.split()
-)
+    """)
 
 ADULT_YEARS: Final = 18
 TRAINED_ON: Final = "the model was trained on frontal chest radiographs of adults"
@@ -112,9 +109,7 @@ def why_not(ds: Dataset, more_body_parts: Iterable[str] = ()) -> str | None:
 
 def warnings(ds: Dataset) -> tuple[str, ...]:
     """What sets this image apart from those that the model was trained on, as whole sentences."""
-    return tuple(
-        filter(None, (_view_warning(ds), _age_warning(ds), _body_part_warning(ds), _raw_warning(ds)))
-    )
+    return tuple(filter(None, (_view_warning(ds), _age_warning(ds), _body_part_warning(ds), _raw_warning(ds))))
 
 
 def _not_our_kind(ds: Dataset) -> str | None:
@@ -139,9 +134,7 @@ def _not_one_gray_image(ds: Dataset) -> str | None:
     if samples not in {"", "1"}:
         return f"SamplesPerPixel is {samples}: a colour image is not a radiograph."
     if photometric and photometric not in {"MONOCHROME1", "MONOCHROME2"}:
-        return (
-            f"PhotometricInterpretation is '{photometric}'; only MONOCHROME1 and MONOCHROME2 are classified."
-        )
+        return f"PhotometricInterpretation is '{photometric}'; only MONOCHROME1 and MONOCHROME2 are classified."
     frames = _text(ds, "NumberOfFrames")
     if frames not in {"", "0", "1"}:
         return f"NumberOfFrames is {frames}; only single images are classified."
@@ -200,9 +193,7 @@ def _raw_warning(ds: Dataset) -> str | None:
     intent = _text(ds, "PresentationIntentType")
     if _text(ds, "SOPClassUID") != FOR_PROCESSING and intent != "FOR PROCESSING":
         return None
-    return (
-        "The image is FOR PROCESSING, raw detector values; the model was trained on images made for viewing."
-    )
+    return "The image is FOR PROCESSING, raw detector values; the model was trained on images made for viewing."
 
 
 def _names(text: str, parts: frozenset[str]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import MutableSequence
 from datetime import datetime
 from typing import Final
 
@@ -53,6 +54,14 @@ REQUEST: Final = (
 )
 """Type 2 in an item of ReferencedRequestSequence (PS3.3 C.17.2), as far as RequestAttributesSequence can fill them."""
 
+VALID: Final = {
+    "PatientIdentityRemoved": "YES|NO",
+    "QualityControlSubject": "YES|NO",
+    "TypeOfPatientID": "TEXT|RFID|BARCODE",
+    "TimezoneOffsetFromUTC": r"[+-](0\d|1[0-4])[0-5]\d",
+}
+"""What the standard demands of these beyond their value representation."""
+
 # pydicom leaves the designators of some character sets (ISO 2022 IR 58) in the decoded text.
 ESCAPES: Final = re.compile(r"\x1b[$()*+,\-./]*[@-~]")
 
@@ -72,8 +81,7 @@ def patient_and_study(source: Dataset) -> Dataset:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's, on values that are looked at and mended here
         _put(ds, "StudyInstanceUID", required_uid(source, "StudyInstanceUID"))
-        if "PatientID" in source:
-            _put(ds, "PatientID", _patient_id(source))
+        _put(ds, "PatientID", _patient_id(source))
         for keyword in IDENTITY:
             _put(ds, keyword, _text(source, keyword))
         for keyword in TYPE_2:
@@ -102,6 +110,11 @@ def required_uid(source: Dataset, keyword: str) -> str:
 
 
 def _patient_id(source: Dataset) -> str:
+    """PatientID as it stands; '' where it is absent, which Orthanc files as the same patient."""
+    try:
+        source.get("PatientID")
+    except Exception as problem:  # whatever a malformed value makes pydicom raise
+        raise CannotReport(f"PatientID cannot be read: {problem}") from None
     text = _text(source, "PatientID")
     if "\\" in text:
         raise CannotReport(
@@ -109,9 +122,7 @@ def _patient_id(source: Dataset) -> str:
             "under another patient."
         )
     if not text.isascii() and (charset := _unusable_charset(source)):
-        raise CannotReport(
-            f"PatientID is not ASCII and SpecificCharacterSet '{charset}' does not say how to read it."
-        )
+        raise CannotReport(f"PatientID is not ASCII and SpecificCharacterSet '{charset}' does not say how to read it.")
     if "\N{REPLACEMENT CHARACTER}" in text:
         raise CannotReport("PatientID cannot be decoded with the image's SpecificCharacterSet.")
     return text
@@ -154,12 +165,14 @@ def _valid(source: Dataset, keyword: str) -> str:
         if keyword == "PatientSex":
             return _sex(text)
         if vr == "DA" and text:
-            datetime.strptime(text, "%Y%m%d")  # noqa: DTZ007 - the date alone is checked
+            datetime.strptime(text, "%Y%m%d")
         for component in text.split("=") if vr == "PN" else [text]:
             validate_value(vr, component, config.RAISE)
     except ValueError:
         return ""
-    return text if vr in {"LT", "UT", "ST"} or not _multiple_or_control(text) else ""
+    if not re.fullmatch(VALID.get(keyword, ".*"), text, re.DOTALL):
+        return ""
+    return text if vr == "LT" or not _multiple_or_control(text) else ""
 
 
 def _multiple_or_control(text: str) -> bool:
@@ -178,7 +191,9 @@ def _text(source: Dataset, keyword: str) -> str:
         return ""
     if value is None:
         return ""
-    values = value if isinstance(value, list) or hasattr(value, "append") else [value]
+    if isinstance(value, bytes):
+        return value.decode("latin-1").rstrip(" \0")
+    values = value if isinstance(value, MutableSequence) else [value]
     return ESCAPES.sub("", "\\".join(str(one) for one in values))
 
 

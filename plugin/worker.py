@@ -88,7 +88,7 @@ def _classify(instance: str, study: str) -> Outcome:
     try:
         found = analysis.analyse(data, model, created, _settings.BodyParts)
         with clock("store"):
-            report = _store(found.sr, study)
+            report = _store(found.document.data, study)
     except analysis.Skipped as why:
         return _mark(instance, "skipped", str(why))
     except (analysis.Failed, Refused) as why:
@@ -100,8 +100,8 @@ def _classify(instance: str, study: str) -> Outcome:
         **found.report.as_json(),
         sr={
             "instance": report,
-            "SOPInstanceUID": found.sr_instance_uid,
-            "SeriesInstanceUID": found.sr_series_uid,
+            "SOPInstanceUID": found.document.SOPInstanceUID,
+            "SeriesInstanceUID": found.document.SeriesInstanceUID,
         },
         milliseconds={
             "fetch": clock.milliseconds["fetch"],

@@ -1,0 +1,86 @@
+"""Validators and a real Orthanc, for tests of the report: each function returns what is wrong, as lines."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+# dciodvfy's warnings that are right and stay. Anything else it says, and every error, is a failure.
+ALLOWED = {
+    r"Warning - .* - Missing attribute or value that would be needed to build DICOMDIR": "the image left it empty",
+    r"Warning - </PatientName\(0010,0010\)\[1\]> - Value dubious for this VR \[PN\] = <.*> - Retired Person Name form": (
+        "the image's name has no components, and a name is never altered"
+    ),
+    r"Warning - .*/CodingSchemeDesignator\(0008,0102\)\[1\]> - Unrecognized defined term = <99CHESTXRAY>": (
+        "our private scheme"
+    ),
+    r"Warning - .*/CodingSchemeUID\(0008,010c\)\[1\]> - Unrecognized defined term = <2\.25\.\d+>": "our private scheme",
+}
+
+PIXELMED = (
+    "java",
+    # The JDK's limits on XPath are too low for DICOM's templates.
+    *(f"-Djdk.xml.xpath{limit}=0" for limit in ("ExprOpLimit", "TotalOpLimit", "ExprGrpLimit")),
+    "-cp",
+    "/usr/share/java/pixelmed.jar",
+    "com.pixelmed.validate.DicomSRValidator",
+)
+PIXELMED_ALLOWED = (
+    r"Found Comprehensive3DSR IOD",
+    r"Found Root Template TID_1500 \(MeasurementReport\)",
+    r"Root Template Validation Complete",
+    r"IOD validation complete",
+    # TID 1501 has no row for Present and Absent, nor TID 1500 for a comment; both are extensible.
+    r'Warning: 1\.10\.\d+\.\d+: .*/CODE \(.*,"[^/]*"\): Content Item not in template',
+    r'Warning: 1\.11: .*/TEXT \(121106,DCM,"Comment"\): Content Item not in template',
+)
+
+
+def dciodvfy(path: Path, also_allowed: str = "(?!)") -> list[str]:
+    """David Clunie's validator of IODs, modules and value representations."""
+    lines = _run("dciodvfy", "-new", str(path)).stderr.splitlines()
+    assert "Comprehensive3DSR" in lines, lines
+    allowed = "|".join((*ALLOWED, also_allowed, "Comprehensive3DSR", ""))
+    return [line for line in lines if not re.fullmatch(allowed, line)]
+
+
+def dcentvfy(image: Path, report: Path) -> list[str]:
+    """His comparison of the entities (patient, study) that two files share."""
+    done = _run("dcentvfy", str(image), str(report))
+    allowed = (
+        # An attribute that the image has not (or, malformed, could not be taken over), and the report has empty.
+        r"Warning - Attribute present in one instance but not the other - .*"
+        # dcentvfy's own doubt whether these belong to study or series; they are equal.
+        r"|Warning - Different information entities for attribute - Element=<AccessionNumber> .*|"
+    )
+    lines = (done.stdout + done.stderr).splitlines()
+    return [line for line in lines if not re.fullmatch(allowed, line.strip())]
+
+
+def dcmtk(report: Path) -> list[str]:
+    """dsrdump, dsr2html and dsr2xml: all three read the report without an error."""
+    wrong = []
+    for tool in ("dsrdump", "dsr2html", "dsr2xml"):
+        done = _run(tool, str(report))
+        if done.returncode or re.search("^[EF]: ", done.stderr, re.MULTILINE):
+            wrong.append(f"{tool}: {done.stderr}")
+    return wrong
+
+
+def start_pixelmed(report: Path) -> subprocess.Popen[str]:
+    """PixelMed's validator of templates; half a minute, so it runs beside the other tests."""
+    return subprocess.Popen([*PIXELMED, str(report)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def pixelmed(running: subprocess.Popen[str]) -> list[str]:
+    """What the validator found wrong, once it is through."""
+    output, _ = running.communicate(timeout=300)
+    assert "IOD validation complete" in output, output
+    return [line for line in output.splitlines() if not re.fullmatch("|".join(PIXELMED_ALLOWED), line)]
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, timeout=60)

@@ -1,0 +1,88 @@
+"""The process beside Orthanc, with small real processes in its place."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from plugin import companion
+from plugin.companion import Companion
+
+ECHO = """
+import json, os, sys
+print(json.dumps({"pid": os.getpid()}), flush=True)
+for line in sys.stdin:
+    print(json.dumps({"heard": json.loads(line)}), flush=True)
+"""
+
+
+class Ear:
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, Any]] = []
+
+    def __call__(self, what: str, value: Any) -> None:
+        self.heard.append((what, value))
+
+    def wait_for(self, condition: Callable[[list[tuple[str, Any]]], bool]) -> None:
+        end = time.monotonic() + 10
+        while not condition(self.heard):
+            assert time.monotonic() < end, self.heard
+            time.sleep(0.01)
+
+
+def start(code: str, ear: Ear) -> Companion:
+    return Companion([sys.executable, "-c", code], Path.cwd(), lambda: {"first": 1}, ear)
+
+
+def test_messages_go_both_ways_and_it_ends_when_its_input_does() -> None:
+    ear = Ear()
+    child = start(ECHO, ear)
+    ear.wait_for(lambda heard: ("heard", {"first": 1}) in heard)
+    child.tell()
+    child.tell({"deleted": "a"})
+    ear.wait_for(lambda heard: ("heard", {"deleted": "a"}) in heard)
+    assert ("heard", {}) in ear.heard
+    pid = dict(ear.heard)["pid"]
+    child.stop()
+    assert not psutil.pid_exists(pid)
+    assert "ended" not in dict(ear.heard)
+
+
+def test_it_is_started_again_when_it_dies() -> None:
+    ear = Ear()
+    child = start(ECHO, ear)
+    ear.wait_for(lambda heard: "pid" in dict(heard))
+    psutil.Process(dict(ear.heard)["pid"]).kill()
+    ear.wait_for(lambda heard: sum(what == "pid" for what, _ in heard) == 2)
+    assert ("ended", 1.0) in ear.heard
+    child.stop()
+
+
+def test_one_that_cannot_start_is_tried_with_growing_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    ear = Ear()
+    monkeypatch.setattr(companion, "LONGEST_PAUSE", 0.01)
+    child = Companion(["/nowhere/python"], Path.cwd(), dict, ear)
+    ear.wait_for(lambda heard: len(heard) >= 4)
+    child.stop()
+    assert ear.heard[0] == ("warning", "/nowhere/python could not be run: No such file or directory")
+    assert ear.heard[1][0] == "ended"
+
+
+def test_a_process_that_does_not_listen_blocks_nobody() -> None:
+    ear = Ear()
+    child = start('import json, time; print(json.dumps({"up": 1}), flush=True); time.sleep(60)', ear)
+    ear.wait_for(lambda heard: ("up", 1) in heard)
+    began = time.monotonic()
+    for _ in range(50_000):  # more than a pipe holds
+        child.tell()
+    assert time.monotonic() - began < 5
+    child._process.kill()  # type: ignore[union-attr]
+    child.stop()

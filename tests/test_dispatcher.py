@@ -1,0 +1,252 @@
+"""The dispatcher, tick by tick, with an archive and a pool that are made up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from plugin.archive import Archive, ArchiveUnavailable, Change, Gone, Instance, Series
+from plugin.dispatcher import Dispatcher
+from plugin.marks import mark_in
+from plugin.worker import Outcome
+
+
+class FakeArchive(Archive):
+    """Instances by id, with their series' Modality, and a change log."""
+
+    def __init__(self) -> None:
+        self.modality: dict[str, str] = {}
+        self.marks: dict[str, dict[str, Any]] = {}
+        self.log: list[str] = []
+        self.down = False
+
+    def add(self, instance: str, modality: str = "CR") -> None:
+        self.modality[instance] = modality
+        self.log.append(instance)
+
+    def changes(self, since: int, limit: int = 2) -> tuple[list[Change], int, bool]:
+        if self.down:
+            raise ArchiveUnavailable("Orthanc does not answer")
+        seqs = range(since + 1, min(since + limit, len(self.log)) + 1)
+        return [Change(seq, self.log[seq - 1]) for seq in seqs], max([*seqs, since]), since + limit >= len(self.log)
+
+    def instances(self, ids: Sequence[str]) -> list[Instance]:
+        return [Instance(one, f"series of {one}", self.marks.get(one)) for one in ids if one in self.modality]
+
+    def series(self, series: str) -> Series:
+        instance = series.removeprefix("series of ")
+        if instance not in self.modality:
+            raise Gone(series)
+        return Series(self.modality[instance], f"study of {instance}")
+
+    def radiographs(self, at_once: int = 500) -> Iterator[list[Instance]]:
+        yield self.instances([one for one, modality in self.modality.items() if modality in ("CR", "DX")])
+
+    def mark(self, instance: str, result: str) -> None:
+        if instance not in self.modality:
+            raise Gone(instance)
+        self.marks[instance] = mark_in({"chest-xray": result}) or {}
+        self.log.append(instance)  # Orthanc logs UpdatedMetadata
+
+
+class FakePool:
+    """Two workers whose tasks end when the test says so."""
+
+    workers = 2
+
+    def __init__(self) -> None:
+        self.trouble = ""
+        self.tasks: dict[str, Future[Outcome]] = {}
+        self.given: list[str] = []
+
+    def problem(self) -> str:
+        return self.trouble
+
+    def classify(self, instance: str, study: str) -> Future[Outcome]:
+        assert study == f"study of {instance}"
+        self.given.append(instance)
+        self.tasks[instance] = Future()
+        return self.tasks[instance]
+
+
+class World:
+    """A dispatcher with everything around it."""
+
+    def __init__(self, since: int = 0) -> None:
+        self.archive, self.pool = FakeArchive(), FakePool()
+        self.said: dict[str, Any] = {}
+        self.log: list[str] = []
+        self.now = 0.0
+        self.start(since)
+
+    def start(self, since: int) -> None:
+        self.dispatcher = Dispatcher(self.archive, self.pool, since, 3, self._hear)
+
+    def _hear(self, what: str, value: Any) -> None:
+        if what in ("info", "warning"):
+            self.log.append(value)
+        self.said[what] = value
+
+    def tick(self, seconds: float = 0.0) -> float:
+        self.now += seconds
+        return self.dispatcher.tick(self.now)
+
+    def finish(self, instance: str, outcome: Outcome | BaseException) -> None:
+        """As a worker does it: the mark first, then the answer."""
+        if isinstance(outcome, BaseException):
+            self.pool.tasks[instance].set_exception(outcome)
+            return
+        if outcome.state in ("done", "skipped", "failed"):
+            self.archive.mark(instance, f'{{"state": "{outcome.state}"}}')
+        self.pool.tasks[instance].set_result(outcome)
+
+    def counts(self) -> tuple[int, int, int, int]:
+        status = self.said["status"]
+        return status["pending"], status["done"], status["skipped"], status["failed"]
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_radiographs_are_classified_in_their_order_and_nothing_else_is(world: World) -> None:
+    for instance, modality in (("a", "CR"), ("ct", "CT"), ("b", "DX"), ("report", "SR")):
+        world.archive.add(instance, modality)
+    world.tick()
+    assert world.pool.given == ["a", "b"]
+    assert world.counts() == (2, 0, 0, 0)
+    world.finish("a", Outcome("done"))
+    world.finish("b", Outcome("skipped", "it is a hand"))
+    world.tick()
+    world.tick()
+    assert world.pool.given == ["a", "b"]
+    assert world.counts() == (0, 1, 1, 0)
+    assert world.said["position"] == len(world.archive.log)
+    assert "Instance b: skipped, it is a hand" in world.log
+
+
+def test_the_position_waits_for_what_is_unfinished_so_that_a_crash_loses_nothing(world: World) -> None:
+    for instance in "abc":
+        world.archive.add(instance)
+    world.tick()
+    world.finish("b", Outcome("done"))
+    world.tick()
+    position = world.said["position"]
+    assert position == 0  # "a" is not done
+    world.pool = FakePool()
+    world.start(position)
+    world.tick()
+    assert world.pool.given == ["a", "c"]
+
+
+def test_only_as_many_tasks_are_given_out_as_keep_the_workers_busy(world: World) -> None:
+    for number in range(10):
+        world.archive.add(f"i{number}")
+    world.tick()
+    assert len(world.pool.given) == 4
+    world.finish("i0", Outcome("done"))
+    world.tick()
+    assert len(world.pool.given) == 5
+
+
+def test_without_a_model_everything_stays_pending_and_is_done_afterwards(world: World) -> None:
+    world.pool.trouble = "The model file is missing"
+    world.archive.add("a")
+    world.tick()
+    assert world.pool.given == []
+    assert world.said["status"]["ready"] is False
+    assert world.said["status"]["reason"] == "The model file is missing"
+    assert world.counts() == (1, 0, 0, 0)
+    world.pool.trouble = ""
+    world.tick()
+    assert world.pool.given == ["a"]
+
+
+def test_what_is_not_the_images_fault_is_tried_with_growing_pauses_without_end(world: World) -> None:
+    world.archive.add("a")
+    world.tick()
+    for pause in (1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300):
+        world.finish("a", Outcome("later", "Orthanc answered 507: the storage is full"))
+        tries = len(world.pool.given)
+        world.tick()
+        world.tick(pause - 0.5)
+        assert len(world.pool.given) == tries
+        world.tick(0.5)
+        assert len(world.pool.given) == tries + 1
+    assert world.counts() == (1, 0, 0, 0)
+    assert any("tried again in 4 s: Orthanc answered 507" in line for line in world.log)
+
+
+@pytest.mark.parametrize("problem", [TimeoutError(), RuntimeError("Abnormal termination"), MemoryError()])
+def test_an_image_that_ends_its_worker_is_given_up_and_the_others_go_on(world: World, problem: Exception) -> None:
+    world.archive.add("poison")
+    world.archive.add("good")
+    world.tick()
+    world.finish("good", Outcome("done"))
+    for _ in range(3):
+        world.finish("poison", problem)
+        world.tick()
+        world.tick(100)
+    assert world.pool.given.count("poison") == 3
+    assert world.archive.marks["poison"]["state"] == "failed"
+    assert world.archive.marks["poison"]["reason"].startswith("Given up after 3 tries: ")
+    assert world.counts() == (0, 1, 0, 1)
+
+
+def test_a_deleted_image_leaves_no_trace(world: World) -> None:
+    world.archive.add("a")
+    world.tick()
+    del world.archive.modality["a"]
+    world.finish("a", Outcome("gone"))
+    world.tick()
+    assert world.counts() == (0, 0, 0, 0)
+    assert world.said["position"] == 1
+
+
+def test_an_image_that_comes_back_while_its_first_try_ends_is_classified(world: World) -> None:
+    world.archive.add("a")
+    world.tick()
+    world.archive.log.append("a")  # deleted, and stored again before the worker noticed
+    world.tick()
+    world.finish("a", Outcome("gone"))
+    world.tick()
+    assert world.pool.given == ["a", "a"]
+
+
+def test_removing_the_mark_classifies_again(world: World) -> None:
+    world.archive.add("a")
+    world.tick()
+    world.finish("a", Outcome("done"))
+    world.tick()
+    del world.archive.marks["a"]
+    world.archive.log.append("a")
+    world.tick()
+    assert world.pool.given == ["a", "a"]
+    assert world.counts() == (1, 0, 0, 0)
+
+
+def test_a_restart_counts_what_was_done_before_and_forgets_what_is_deleted(world: World) -> None:
+    world.archive.add("old")
+    world.archive.marks["old"] = {"state": "done"}
+    world.start(since=1)
+    assert world.tick() == 0.0  # there may be more pages to count
+    assert world.counts() == (0, 1, 0, 0)
+    assert world.tick() > 0.0
+    world.dispatcher.forget("old")
+    world.tick()
+    assert world.counts() == (0, 0, 0, 0)
+    assert world.pool.given == []
+
+
+def test_an_archive_that_does_not_answer_is_asked_again(world: World) -> None:
+    world.archive.add("a")
+    world.archive.down = True
+    assert world.tick() == 2.0
+    assert any("Orthanc does not answer" in line for line in world.log)
+    world.archive.down = False
+    world.tick(2)
+    assert world.pool.given == ["a"]

@@ -1,0 +1,60 @@
+"""Settings: every wrong value is named, with its key and what is allowed."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import pytest
+
+from plugin.settings import BadSetting, Connection, Settings
+
+
+def test_defaults_are_valid() -> None:
+    settings = Settings.read({}, {})
+    assert settings.Weights == "densenet121-res224-all"
+    assert settings.workers >= 1
+    assert Settings.read(settings.as_json(), {}) == settings
+
+
+@pytest.mark.parametrize(
+    ("section", "sentence"),
+    [
+        ({"Wieghts": "x"}, r"ChestXRay\.Wieghts is not a setting; there are Weights, "),
+        ({"Weights": 3}, r"ChestXRay\.Weights is 3; it must be a text"),
+        ({"WeightsSha256": "abc"}, r"ChestXRay\.WeightsSha256 is 'abc'; it must be 64 hexadecimal digits"),
+        ({"Workers": -1}, r"ChestXRay\.Workers is -1; it must be a whole number from 0 to 256"),
+        ({"Workers": True}, r"ChestXRay\.Workers is True; it must be a whole number"),
+        ({"TimeLimit": "60"}, r"ChestXRay\.TimeLimit is '60'; it must be a whole number from 1"),
+        ({"BodyParts": "HAND"}, r"ChestXRay\.BodyParts is 'HAND'; it must be a list of texts"),
+        ([], r"ChestXRay in orthanc\.json is \[\]; it must be a section"),
+    ],
+)
+def test_a_wrong_setting_is_named(section: Any, sentence: str) -> None:
+    with pytest.raises(BadSetting) as refused:
+        Settings.read(section, {})
+    assert re.match(sentence, str(refused.value))
+
+
+def test_the_environment_overrides_the_file_and_is_named_when_wrong() -> None:
+    assert Settings.read({"Weights": "a"}, {"WEIGHTS": "stand-in"}).Weights == "stand-in"
+    assert Settings.read({"Weights": "a"}, {"WEIGHTS": ""}).Weights == "a"
+    with pytest.raises(BadSetting, match=r"^WEIGHTS_SHA256 is 'zz'"):
+        Settings.read({}, {"WEIGHTS_SHA256": "zz"})
+
+
+def test_every_setting_explains_itself() -> None:
+    assert all(setting.metadata["about"].endswith(".") for setting in dataclasses.fields(Settings))
+
+
+def test_orthanc_is_reached_as_its_configuration_says() -> None:
+    assert Connection.to_orthanc({}, "t").url == "http://127.0.0.1:8042"
+    secure = Connection.to_orthanc({"HttpPort": 1, "SslEnabled": True, "SslCertificate": "c.pem"}, "t")
+    assert (secure.url, secure.certificate) == ("https://127.0.0.1:1", "c.pem")
+    assert "secret" not in repr(Connection("u", "secret"))
+
+
+def test_without_an_http_server_the_setting_is_named() -> None:
+    with pytest.raises(BadSetting, match="HttpServerEnabled"):
+        Connection.to_orthanc({"HttpServerEnabled": False}, "t")
