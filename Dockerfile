@@ -25,7 +25,6 @@ RUN .venv/bin/python -m plugin.weights prepare --weights "${WEIGHTS}" --sha256 "
 
 # The packages: compiled where there is no wheel for this Python, in an environment that is copied as it is.
 FROM ${BASE} AS packages
-USER 0
 WORKDIR /opt/chest-xray
 # The compiler stays in this stage, so its version may be any.
 # hadolint ignore=DL3008
@@ -43,7 +42,6 @@ LABEL org.opencontainers.image.title="Chest X-ray PACS" \
       org.opencontainers.image.description="Orthanc that reads chest radiographs: TorchXRayVision's scores as DICOM SR" \
       org.opencontainers.image.licenses="AGPL-3.0-or-later" \
       org.opencontainers.image.version="0.1.0"
-USER 0
 # A named volume takes over this folder's owner. With a read-only root, the host's id can only be kept in /tmp.
 RUN install --directory --owner orthanc --group orthanc /var/lib/orthanc/db \
     && ln --symbolic --force /tmp/hostid /etc/hostid

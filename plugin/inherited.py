@@ -99,13 +99,13 @@ def patient_and_study(source: Dataset) -> Dataset:
 def required_uid(source: Dataset, keyword: str) -> str:
     """A UID's characters as they are, leading zeros and all.
 
-    :raises CannotReport: if there is none, or more than one.
+    :raises CannotReport: if there is none, or one that makes a report unreadable for others.
     """
     uid = _text(source, keyword)
     if not uid:
         raise CannotReport(f"{keyword} is missing or empty, so that a report cannot refer to it.")
-    if "\\" in uid:
-        raise CannotReport(f"{keyword} '{uid}' contains a backslash, which separates values.")
+    if not re.fullmatch(r"[0-9.]{1,64}", uid):
+        raise CannotReport(f"{keyword} '{uid}' is not a UID: at most 64 digits and dots.")
     return uid
 
 

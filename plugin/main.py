@@ -130,6 +130,8 @@ class Plugin:
             _send(output, routes.result(self._index, self._status, instance))
         elif request["method"] == "POST":
             _send(output, routes.again(self._index, self._status, instance, request["headers"]))
+            if self._companion:
+                self._companion.tell()
         else:
             output.SendMethodNotAllowed("GET,POST")
 
@@ -159,7 +161,10 @@ def _send(output: Any, reply: routes.Reply) -> None:
         output.AnswerBuffer(reply.body, reply.type)
     else:
         output.SetHttpHeader("Content-Type", reply.type)
-        output.SendHttpStatus(int(reply.status), reply.body, len(reply.body))
+        try:
+            output.SendHttpStatus(int(reply.status), reply.body)
+        except TypeError:  # Python plugin 4.0, which wants a text and its length in bytes
+            output.SendHttpStatus(int(reply.status), reply.body.decode(), len(reply.body))
 
 
 def _install() -> None:

@@ -1,7 +1,7 @@
 // The page of results. Everything that comes from a DICOM file is set as text, never as HTML.
 "use strict";
 
-const root = location.pathname.replace(/chest-xray\/?$/, "");
+const root = location.origin + location.pathname.replace(/chest-xray\/?$/, "");
 const chosen = new URLSearchParams(location.search); // ?study=, ?series= or ?instance= with Orthanc's id
 
 function element(name, attributes, text) {
