@@ -65,6 +65,7 @@ SECONDS = (10, 120)
 """How long to wait for a connection and for an answer."""
 HEADER = 512
 """So many bytes tell whether a file is DICOM, and whether it is a DICOMDIR."""
+MEDIA_STORAGE_DIRECTORY = b"\2\0\2\0UI\x14\x001.2.840.10008.1.3.10"
 LARGEST_MEMBER = 1 << 30
 """What a member of a ZIP archive may unpack to, in bytes: against ZIP bombs, and far above any radiograph."""
 ROWS_SHOWN = 50
@@ -242,7 +243,7 @@ def check(server: Server, account: tuple[str, str] | None) -> None:
         raise Stop(f"{server.url} wants an account: give --user, and CHEST_XRAY_PASSWORD or --password-file")
     if response.is_redirect:
         raise Stop(f"{server.url} points elsewhere, to {response.headers['Location']}: give that address")
-    if "DicomAet" not in as_object(response):
+    if "DicomAet" not in json_object(response.content):
         raise Stop(f"{server.url} does not answer as Orthanc does (HTTP {response.status_code})")
 
 
@@ -290,7 +291,7 @@ def send(server: Server, item: File | Sent) -> Sent:
     except requests.RequestException as problem:
         server.get("/system")  # is it this file alone, or Orthanc?
         return Sent(item.name, REFUSED, f"no answer to it after {TRIES} tries: {cause(problem)}")
-    answer = as_object(response)
+    answer = json_object(response.content)
     status = answer.get("Status")
     if status in ("Success", "AlreadyStored"):
         return Sent(item.name, NEW if status == "Success" else KNOWN, instance=str(answer["ID"]))
@@ -359,7 +360,7 @@ def recognised(name: str, body: IO[bytes]) -> File | Sent:
     if start[128:132] != b"DICM" and not bare:
         body.close()
         return Sent(name, NOT_DICOM)
-    if b"1.2.840.10008.1.3.10\0" in start:
+    if MEDIA_STORAGE_DIRECTORY in start:
         body.close()
         return Sent(name, DICOMDIR)
     return File(name, body)
@@ -410,7 +411,7 @@ def result(server: Server, instance: str, name: str, patience: Patience) -> Resu
     pause = 0.1
     while True:
         response = server.get(f"/instances/{instance}/chest-xray")
-        answer = as_object(response)
+        answer = json_object(response.content)
         if not response.ok or "state" not in answer:
             return Result(name, instance, b"", {"state": "failed", "reason": why(response)}, "", "")
         if answer["state"] != "pending":
@@ -428,7 +429,7 @@ def main_tags(server: Server, instance: str) -> dict[str, str]:
     """The SOPInstanceUID and the Modality of an instance, from Orthanc's index."""
     tags = {"SOPInstanceUID": "", "Modality": ""}
     for path in (f"/instances/{instance}", f"/instances/{instance}/series"):
-        tags |= as_object(server.get(path)).get("MainDicomTags", {})
+        tags |= json_object(server.get(path).content).get("MainDicomTags", {})
     return tags
 
 
@@ -437,7 +438,7 @@ def write(found: Result, folder: Path, console: Console) -> None:
     uid = found.SOPInstanceUID.strip()
     name = uid if re.fullmatch(r"[0-9.]{1,64}", uid) else found.instance
     file = folder / f"{name}.json"
-    if file.exists() and read_json(file).get("instance", found.instance) != found.instance:
+    if file.exists() and json_object(file.read_bytes()).get("instance", found.instance) != found.instance:
         file = folder / f"{name}_{found.instance}.json"
         say(console, f"note: {found.name} shares its SOPInstanceUID with another image; its result is in {file.name}")
     file.write_bytes(found.text)
@@ -446,12 +447,12 @@ def write(found: Result, folder: Path, console: Console) -> None:
 def write_csv(folder: Path) -> None:
     """Write results.csv over all the JSON files in the folder, with a column for every label that occurs."""
     files = sorted(folder.glob("*.json"))
-    labels = list(dict.fromkeys(label for file in files for label in read_json(file).get("scores", ())))
+    labels = list(dict.fromkeys(label for file in files for label in json_object(file.read_bytes()).get("scores", ())))
     with (folder / "results.csv").open("w", encoding="utf-8", newline="") as output:
         table = csv.writer(output)
         table.writerow([*CSV_ANSWER, *CSV_IMAGE, *(f"model_{name}" for name in CSV_MODEL), *labels])
         for file in files:
-            answer = read_json(file)
+            answer = json_object(file.read_bytes())
             if "state" not in answer:
                 continue  # not one of ours
             image = {"SOPInstanceUID": file.stem.partition("_")[0], **answer.get("image", {})}
@@ -522,24 +523,15 @@ def printable(text: str) -> str:
 
 def why(response: requests.Response) -> str:
     """The server's own reason for an error."""
-    answer = as_object(response)
+    answer = json_object(response.content)
     reason = answer.get("Details") or answer.get("error") or answer.get("Message") or response.reason
     return f"{reason} (HTTP {response.status_code})"
 
 
-def as_object(response: requests.Response) -> dict[str, Any]:
-    """An answer's JSON object; empty where it is none."""
+def json_object(text: bytes) -> dict[str, Any]:
+    """The JSON object in a text; empty where it is none."""
     try:
-        value = response.json()
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A file's JSON object; empty where it is none."""
-    try:
-        value = json.loads(file.read_bytes())
+        value = json.loads(text)
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}

@@ -80,7 +80,9 @@ def load(path: Path, threads: int = 1) -> Classifier:
     try:
         return OnnxClassifier(_model(session.get_modelmeta().custom_metadata_map), session)
     except (KeyError, TypeError, ValueError) as error:
-        raise ModelUnavailable(f"{path} does not say which model it is; it was not prepared by this program.") from error
+        raise ModelUnavailable(
+            f"{path} does not say which model it is; it was not prepared by this program."
+        ) from error
 
 
 def _model(metadata: dict[str, str]) -> Model:

@@ -8,7 +8,6 @@ Pure.
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import MutableSequence
 from datetime import datetime
 from typing import Final
@@ -78,21 +77,19 @@ def patient_and_study(source: Dataset) -> Dataset:
     """
     ds = Dataset()
     ds.SpecificCharacterSet = "ISO_IR 192"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's, on values that are looked at and mended here
-        _put(ds, "StudyInstanceUID", required_uid(source, "StudyInstanceUID"))
-        _put(ds, "PatientID", _patient_id(source))
-        for keyword in IDENTITY:
-            _put(ds, keyword, _text(source, keyword))
-        for keyword in TYPE_2:
-            _put(ds, keyword, _valid(source, keyword))
-        for keyword in OPTIONAL:
-            if value := _valid(source, keyword):
-                _put(ds, keyword, value)
-        if "PatientIdentityRemoved" in ds and "DeidentificationMethod" not in ds:
-            del ds.PatientIdentityRemoved  # each requires the other
-        if requests := _requests(source, str(ds.StudyInstanceUID)):
-            ds.ReferencedRequestSequence = requests
+    _put(ds, "StudyInstanceUID", required_uid(source, "StudyInstanceUID"))
+    _put(ds, "PatientID", _patient_id(source))
+    for keyword in IDENTITY:
+        _put(ds, keyword, _text(source, keyword))
+    for keyword in TYPE_2:
+        _put(ds, keyword, _valid(source, keyword))
+    for keyword in OPTIONAL:
+        if value := _valid(source, keyword):
+            _put(ds, keyword, value)
+    if "PatientIdentityRemoved" in ds and "DeidentificationMethod" not in ds:
+        del ds.PatientIdentityRemoved  # each requires the other
+    if requests := _requests(source, str(ds.StudyInstanceUID)):
+        ds.ReferencedRequestSequence = requests
     return ds
 
 

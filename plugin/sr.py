@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -59,6 +60,13 @@ def structured_report(source: Dataset, report: Report, created: datetime) -> Doc
     :param created: the moment that the document carries; written in the image's TimezoneOffsetFromUTC if it has one.
     :raises CannotReport: if no valid report can be filed with this image, naming the attribute.
     """
+    with warnings.catch_warnings():
+        # pydicom's, on values that are mended or left out here; some quote the patient's data.
+        warnings.simplefilter("ignore")
+        return _structured_report(source, report, created)
+
+
+def _structured_report(source: Dataset, report: Report, created: datetime) -> Document:
     ds = patient_and_study(source)
     identity = (report.digest.hex(), hashlib.sha256(encode(ds)).hexdigest())
     ds.update(_of_model(report.model))

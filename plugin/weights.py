@@ -2,7 +2,7 @@
 
 A checkpoint is a pickle, and a pickle is a program: its hash is verified before it is opened, always. What comes out
 is an ONNX file without pickles that carries its labels, thresholds and the weights' hash. This is the only module
-that needs torch, and only to prepare a model that is not in the cache yet.
+(with `stand_in`, its helper) that needs torch, and only to prepare a model that is not in the cache yet.
 
     python -m plugin.weights prepare --weights densenet121-res224-all --folder models
     python -m plugin.weights stand-in checkpoint.pt
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import re
 import shutil
 import sys
@@ -26,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import numpy as np
-import numpy.typing as npt
+
+from plugin import stand_in
 
 if TYPE_CHECKING:
     import torch
@@ -148,7 +148,7 @@ def _import_torchvision() -> None:
     import torch
 
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError:
         for operator in ("nms", "qnms"):
             schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
@@ -162,7 +162,7 @@ def _obtain(name: str, expected: str, work: Path, folder: Path) -> Path:
     if name not in xrv.models.model_urls:
         raise WeightsUnavailable(f"TorchXRayVision {xrv.__version__} has no weights {name}.")
     url = xrv.models.model_urls[name]["weights_url"]
-    filename = url.rsplit("/", 1)[1]
+    filename = _filename(url)
     kept = folder / filename
     for candidate in (kept, Path(xrv.utils.get_cache_dir(), filename)):
         if candidate.is_file():
@@ -175,6 +175,10 @@ def _obtain(name: str, expected: str, work: Path, folder: Path) -> Path:
     shutil.copyfile(work / filename, work / "keep")
     (work / "keep").replace(kept)
     return work / filename
+
+
+def _filename(url: str) -> str:
+    return url.rsplit("/", 1)[1]
 
 
 def _download(name: str, url: str, work: Path) -> None:
@@ -196,7 +200,7 @@ def _load(checkpoint: Path, name: str, sha256: str) -> tuple[Any, bool]:
 
     xrv = torchxrayvision()
     # TorchXRayVision's own loader opens a file only under the name of its release.
-    released = checkpoint.parent / "released" / xrv.models.model_urls[name]["weights_url"].rsplit("/", 1)[1]
+    released = checkpoint.parent / "released" / _filename(xrv.models.model_urls[name]["weights_url"])
     released.parent.mkdir()
     released.symlink_to(checkpoint.resolve())
     try:
@@ -273,7 +277,7 @@ def _compare(model: Any, path: Path) -> None:
     import torch
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    images = _plausible_inputs(4)
+    images = stand_in.plausible_inputs(4)
     with torch.inference_mode():
         expected = model(torch.from_numpy(images)).numpy()
     difference = float(np.abs(session.run(["scores"], {"image": images})[0] - expected).max())
@@ -283,77 +287,16 @@ def _compare(model: Any, path: Path) -> None:
         )
 
 
-# Stand-in weights
-
-
 def write_stand_in(path: Path) -> str:
-    """Write seeded random weights as a checkpoint of the released form, a pickled DenseNet; returns its SHA-256.
-
-    Batch norms and classifier are settled on plausible inputs, so that scores spread over 0..1 between images and
-    between findings. The checkpoint says of itself that it is a stand-in.
-    """
+    """Write stand-in weights as a checkpoint of the released form, a pickled DenseNet; returns its SHA-256."""
     import torch
 
     xrv = torchxrayvision()
-    images = torch.from_numpy(_plausible_inputs(16))
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), _one_thread():
-        torch.manual_seed(20)
-        model = xrv.models.DenseNet()
-        _settle_batch_norms(model, images)
-        _settle_classifier(model, images, torch.tensor(xrv.models.model_urls[DEFAULT]["op_threshs"]))
-    model.stand_in = True
-    with TemporaryDirectory(dir=path.parent) as work:
-        written = Path(work, path.name)
-        torch.save(model, written)
-        written.replace(path)
+    model = stand_in.densenet(xrv, xrv.models.model_urls[DEFAULT]["op_threshs"])
+    with _workplace(path.parent) as work:
+        torch.save(model, work / path.name)
+        (work / path.name).replace(path)
     return _sha256(path)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch compute in one thread: the same on every number of cores, and quick on a busy machine."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _settle_batch_norms(model: Any, images: torch.Tensor) -> None:
-    """Make the images' own statistics the running ones."""
-    import torch
-
-    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = 1.0
-    model.train()(images)
-    for norm in norms:
-        norm.momentum = 0.1
-    model.eval()
-
-
-def _settle_classifier(model: Any, images: torch.Tensor, thresholds: torch.Tensor) -> None:
-    """Scale the classifier so that each finding's logit lies around its threshold's with a deviation of 2."""
-    import torch
-
-    logits = torch.cat([model(image) for image in images.split(1)])
-    scale = 2 / logits.std(dim=0)
-    model.classifier.weight *= scale[:, None]
-    model.classifier.bias.copy_(torch.logit(thresholds) - logits.mean(dim=0) * scale)
-
-
-def _plausible_inputs(n: int) -> npt.NDArray[np.float32]:
-    """Seeded inputs (n, 1, 224, 224) in -1024..1024 with structure at every scale, as radiographs have."""
-    rng = np.random.default_rng(20)
-    images = np.zeros((n, 1, 224, 224))
-    for cells in (2, 4, 7, 14, 28, 56, 224):
-        coarse = rng.normal(size=(n, 1, cells, cells)) * rng.uniform(0.2, 1, size=(n, 1, 1, 1))
-        images += coarse.repeat(224 // cells, axis=2).repeat(224 // cells, axis=3) / np.sqrt(cells)
-    images = images * rng.uniform(200, 800, size=(n, 1, 1, 1)) + rng.uniform(-400, 400, size=(n, 1, 1, 1))
-    return np.clip(images, -1024, 1024).astype(np.float32)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

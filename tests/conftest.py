@@ -1,0 +1,34 @@
+"""What many tests share: the stand-in weights, made once per version of their source and kept under build/."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from plugin import stand_in, weights
+
+from tests import oracle
+
+BUILD = Path(__file__).parent.parent / "build"
+
+
+@pytest.fixture(scope="session")
+def prepared_model() -> Path:
+    """The ONNX model prepared from the stand-in weights."""
+    sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (stand_in, weights))
+    return weights.prepare(weights.STAND_IN, "", BUILD / f"models-{hashlib.sha256(sources).hexdigest()[:12]}")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(prepared_model: Path) -> tuple[Path, str]:
+    """The stand-in checkpoint that `prepared_model` was made from, and its SHA-256."""
+    path = prepared_model.parent / "stand-in.pt"
+    return path, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="session")
+def densenet(checkpoint: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The same weights in TorchXRayVision's own DenseNet."""
+    return oracle.load(checkpoint[0], tmp_path_factory.mktemp("torchxrayvision"))

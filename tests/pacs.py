@@ -1,0 +1,157 @@
+"""A real Orthanc with the plugin, for tests and benchmarks: started as `make serve` starts it, in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import psutil
+import pydicom
+import requests
+from requests.adapters import HTTPAdapter
+
+from demo.serve import ROOT
+
+T = TypeVar("T")
+FINAL = ("done", "skipped", "failed")
+
+
+class Pacs:
+    """One Orthanc on free ports. As a context manager it is started, and ended with all that it started."""
+
+    def __init__(self, folder: Path, **environ: str) -> None:
+        self.folder = folder
+        self.http_port, self.dicom_port = free_port(), free_port()
+        self.user, self.password = "tester", secrets.token_urlsafe()
+        self.url = f"http://127.0.0.1:{self.http_port}"
+        self._environ = os.environ | {
+            "HTTP_PORT": str(self.http_port),
+            "DICOM_PORT": str(self.dicom_port),
+            "STORAGE": str(folder / "storage"),
+            "WEIGHTS": "stand-in",
+            "CHEST_XRAY_USER": self.user,
+            "CHEST_XRAY_PASSWORD": self.password,
+            **environ,
+        }
+        self.session = requests.Session()
+        self.session.auth = (self.user, self.password)
+        self.session.trust_env = False
+        self.session.mount(self.url, HTTPAdapter(max_retries=3))
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start it and wait until it answers; the classification may need longer (`wait_until_ready`)."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "log").open("ab") as log:
+            command = [sys.executable, "-m", "demo.serve"]
+            self.process = subprocess.Popen(command, cwd=ROOT, env=self._environ, stdout=log, stderr=log)
+        wait_for(self._answers, 30, self.log)
+
+    def stop(self) -> None:
+        """End it as an operator does, and see that nothing of it is left."""
+        family = self.family()
+        self.process.terminate()
+        self.process.wait(timeout=30)
+        _, left = psutil.wait_procs(family, timeout=10)
+        assert not left, left
+
+    def kill(self) -> None:
+        """End it as a power cut does; its processes must go with it."""
+        family = self.family()
+        self.process.kill()
+        self.process.wait()
+        _, left = psutil.wait_procs(family, timeout=10)
+        assert not left, left
+
+    def family(self) -> list[psutil.Process]:
+        """The processes that Orthanc started: the dispatcher, the workers, and what they need."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def log(self) -> str:
+        """What Orthanc and its processes wrote so far."""
+        return (self.folder / "log").read_text(errors="replace")
+
+    def get(self, path: str) -> Any:
+        """The JSON of a path that must be there."""
+        answer = self.session.get(self.url + path, timeout=30)
+        assert answer.ok, (path, answer.status_code, answer.text)
+        return answer.json()
+
+    def upload(self, data: bytes) -> str:
+        """`POST /instances`; the Orthanc id."""
+        answer = self.session.post(f"{self.url}/instances", data=data, timeout=60)
+        assert answer.ok, answer.text
+        instance: str = answer.json()["ID"]
+        return instance
+
+    def instance(self, sop_instance_uid: str, seconds: float = 10) -> str:
+        """The Orthanc id of an instance that arrives by another way."""
+
+        def found() -> str | None:
+            query = {"Level": "Instance", "Query": {"SOPInstanceUID": sop_instance_uid}}
+            ids: list[str] = self.session.post(f"{self.url}/tools/find", json=query, timeout=30).json()
+            return ids[0] if ids else None
+
+        return wait_for(found, seconds, self.log)
+
+    def result(self, instance: str, seconds: float = 60) -> dict[str, Any]:
+        """The plugin's answer, once it is final."""
+
+        def final() -> dict[str, Any] | None:
+            answer: dict[str, Any] = self.get(f"/instances/{instance}/chest-xray")
+            return answer if answer["state"] in FINAL else None
+
+        return wait_for(final, seconds, self.log)
+
+    def report(self, result: dict[str, Any]) -> pydicom.Dataset:
+        """The SR that a result names, read back from Orthanc."""
+        answer = self.session.get(f"{self.url}/instances/{result['sr']['instance']}/file", timeout=30)
+        return pydicom.dcmread(BytesIO(answer.content))
+
+    def reports_beside(self, instance: str) -> list[str]:
+        """The Orthanc ids of all SR instances in this instance's study."""
+        study = self.get(f"/instances/{instance}/study")["ID"]
+        series = [one for one in self.get(f"/studies/{study}/series") if one["MainDicomTags"]["Modality"] == "SR"]
+        return [report for one in series for report in one["Instances"]]
+
+    def wait_until_ready(self, seconds: float = 180) -> None:
+        """Until the model is loaded; the first time on a machine, it is made first."""
+        wait_for(lambda: self.get("/chest-xray/status")["ready"] or None, seconds, self.log)
+
+    def _answers(self) -> bool | None:
+        assert self.process.poll() is None, self.log()
+        try:
+            return self.session.get(f"{self.url}/system", timeout=2).ok
+        except requests.ConnectionError:
+            return None
+
+
+def wait_for(condition: Callable[[], T | None], seconds: float, explain: Callable[[], str]) -> T:
+    """What `condition` gives as soon as that is not None."""
+    end = time.monotonic() + seconds
+    while (found := condition()) is None:
+        assert time.monotonic() < end, explain()
+        time.sleep(0.02)
+    return found
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

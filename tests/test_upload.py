@@ -1,0 +1,472 @@
+"""upload.py against a real Orthanc, against one that drops connections, and against a stand-in for the plugin."""
+
+import csv
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+import upload
+from demo.phantoms import radiograph, to_bytes
+
+ROOT = Path(__file__).parents[1]
+FILTER = "function ReceivedInstanceFilter(dicom) return dicom.PatientID ~= 'UNWANTED' end"
+
+
+def image(seed: int, **arguments: Any) -> bytes:
+    return to_bytes(radiograph(seed, rows=32, columns=32, **arguments))
+
+
+@contextmanager
+def orthanc(folder: Path, **settings: Any) -> Iterator[str]:
+    """Orthanc alone, without our plugin."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    (folder / "filter.lua").write_text(FILTER)
+    configuration = {
+        "StorageDirectory": str(folder / "db"),
+        "IndexDirectory": str(folder / "db"),
+        "HttpPort": port,
+        "DicomServerEnabled": False,
+        "AuthenticationEnabled": False,
+        "LuaScripts": [str(folder / "filter.lua")],
+        "Plugins": [],
+        **settings,
+    }
+    (folder / "orthanc.json").write_text(json.dumps(configuration))
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(["Orthanc", str(folder / "orthanc.json")], stdout=log, stderr=log)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(lambda: answers(url))
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def answers(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/system", timeout=2).status_code in (200, 401)
+    except requests.ConnectionError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with orthanc(tmp_path_factory.mktemp("orthanc")) as url:
+        yield url
+
+
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for variable in ("CHEST_XRAY_USER", "CHEST_XRAY_PASSWORD", "ORTHANC_URL", "NETRC"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def test_a_folder_with_everything_in_it(server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scans = tmp_path / "scans"
+    (scans / "deep" / "er").mkdir(parents=True)
+    (scans / "deep" / "er" / "one.dcm").write_bytes(image(1))
+    (scans / "two").write_bytes(image(2))
+    (scans / "headerless.dcm").write_bytes(image(3)[132:])
+    (scans / "notes.txt").write_text("no radiograph")
+    (scans / "empty").touch()
+    (scans / "cut.dcm").write_bytes(image(4)[:700])
+    (scans / "unwanted.dcm").write_bytes(image(5, patient_id="UNWANTED"))
+    (scans / "DICOMDIR").write_bytes(image(6, SOPClassUID="1.2.840.10008.1.3.10"))
+
+    assert upload.main(["--url", server, str(scans)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert sorted(lines[:-1]) == [
+        f"refused: {scans}/cut.dcm: Cannot parse an invalid DICOM file (size: 700 bytes) (HTTP 400)",
+        f"refused: {scans}/unwanted.dcm: a filter in Orthanc's configuration does not want it",
+    ]
+    assert lines[-1] == "8 files: 3 new, 0 already there, 2 refused, 2 not DICOM, 1 DICOMDIR"
+    assert len(requests.get(f"{server}/instances", timeout=5).json()) == 3
+
+    assert upload.main(["--url", server, str(scans / "deep"), str(scans / "two")]) == 0
+    assert capsys.readouterr().out == "2 files: 0 new, 2 already there, 0 refused, 0 not DICOM\n"
+
+
+def test_a_zip_is_sent_member_by_member(server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.mkdir("folder")
+        archive.writestr("folder/good.dcm", image(11))
+        archive.writestr("cut.dcm", image(12)[:600])
+        archive.writestr("read.me", "text")
+        archive.writestr("huge.dcm", image(13) + bytes(2_000_000))
+    damaged = bytearray((tmp_path / "a.zip").read_bytes())
+    damaged[80:120] = bytes(40)
+    (tmp_path / "damaged.zip").write_bytes(damaged)
+    (tmp_path / "half.zip").write_bytes(damaged[:500])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(upload, "LARGEST_MEMBER", 1 << 20)
+        assert upload.main(["--url", server, str(tmp_path / "a.zip")]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        f"refused: {tmp_path}/a.zip/cut.dcm: Cannot parse an invalid DICOM file (size: 600 bytes) (HTTP 400)",
+        f"refused: {tmp_path}/a.zip/huge.dcm: cannot be unpacked: it is larger than 1 MiB",
+        "4 files: 1 new, 0 already there, 2 refused, 1 not DICOM",
+    ]
+    assert upload.main(["--url", server, str(tmp_path / "damaged.zip"), str(tmp_path / "half.zip")]) == 1
+    printed = capsys.readouterr().out
+    assert f"refused: {tmp_path}/damaged.zip/folder/good.dcm: cannot be unpacked: " in printed
+    assert f"refused: {tmp_path}/half.zip: cannot be unpacked: File is not a zip file\n" in printed
+
+
+def test_the_account(tmp_path: Path) -> None:
+    (tmp_path / "one.dcm").write_bytes(image(1))
+    (tmp_path / "password").write_text("käse:1\n")
+    users = {"RegisteredUsers": {"anna": "käse:1"}, "AuthenticationEnabled": True}
+    with orthanc(tmp_path, **users) as url:
+
+        def run(*options: str, **environment: str) -> tuple[int, str]:
+            command = [sys.executable, str(ROOT / "upload.py"), str(tmp_path / "one.dcm"), "--url", url, *options]
+            env = {**os.environ, **environment}
+            done = subprocess.run(
+                command, env=env, text=True, capture_output=True, stdin=subprocess.DEVNULL, check=False
+            )
+            assert "käse" not in done.stdout + done.stderr
+            return done.returncode, done.stderr
+
+        assert run()[0] == 2
+        assert "wants an account" in run()[1]
+        assert run("--user", "anna") == (
+            2,
+            "upload.py: no password for anna: set CHEST_XRAY_PASSWORD or give --password-file\n",
+        )
+        assert run("--user", "anna", CHEST_XRAY_PASSWORD="käse:2") == (
+            2,
+            f"upload.py: {url} does not accept this password of anna\n",
+        )
+        assert run("--user", "anna", CHEST_XRAY_PASSWORD="käse:1") == (0, "")
+        assert run(CHEST_XRAY_USER="anna", CHEST_XRAY_PASSWORD="käse:1") == (0, "")
+        assert run("--user", "anna", "--password-file", str(tmp_path / "password")) == (0, "")
+        (tmp_path / ".netrc").write_text("machine 127.0.0.1 login anna password wrong")
+        assert run()[0] == 2
+    with orthanc(tmp_path, RegisteredUsers={"anna": "plain"}, AuthenticationEnabled=True) as url:
+        (tmp_path / ".netrc").write_text("machine 127.0.0.1 login anna password plain")
+        (tmp_path / ".netrc").chmod(0o600)
+        assert run() == (0, "")
+
+
+def test_an_address_without_orthanc(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    for url, sentence in {
+        f"http://127.0.0.1:{port}": f"no answer from http://127.0.0.1:{port}: Connection refused",
+        "localhost:8042": "localhost:8042 is no address like http://localhost:8042",
+        "http://a:secret@localhost": "the account belongs into --user and CHEST_XRAY_PASSWORD, not into the address",
+    }.items():
+        assert upload.main(["--url", url, str(tmp_path)]) == 2
+        assert capsys.readouterr().err == f"upload.py: {sentence}\n"
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [(["nowhere"], "there is no nowhere"), ([".", "--connections", "0"], "0 is not a whole number above 0")],
+)
+def test_wrong_options(options: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        upload.main(options)
+    assert ended.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_password_over_plain_http_is_worth_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(upload.Stop, match="no answer"):
+        upload.connect("http://nowhere.invalid", ("anna", "secret"), 1)
+    printed = capsys.readouterr().err
+    assert "the password goes to nowhere.invalid unencrypted" in printed
+    assert "secret" not in printed
+
+
+@contextmanager
+def flaky(url: str, drop: Callable[[int], str]) -> Iterator[tuple[str, list[str]]]:
+    """A proxy that drops connections: `drop(n)` is `before` or `after` the nth request was passed on, or empty."""
+    target = ("127.0.0.1", int(url.rpartition(":")[2]))
+    listener = socket.create_server(("127.0.0.1", 0))
+    dropped: list[str] = []
+    lock, requests_seen = threading.Lock(), iter(range(10**9))
+
+    def serve(client: socket.socket) -> None:
+        with client, socket.create_connection(target) as upstream:
+            while request := whole_message(client):
+                with lock:
+                    kind = drop(next(requests_seen))
+                    dropped.extend([kind] if kind else [])
+                if kind == "before":
+                    return
+                upstream.sendall(request)
+                answer = whole_message(upstream)
+                if kind == "after":
+                    return
+                client.sendall(answer)
+                if kind == "stale":  # answered, and then closed while the client thinks that it is kept
+                    return
+
+    def accept() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=serve, args=(client,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", dropped
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+
+
+def whole_message(connection: socket.socket) -> bytes:
+    """One HTTP message with a Content-Length, or nothing where the peer has closed."""
+    message = b""
+    while b"\r\n\r\n" not in message:
+        if not (more := connection.recv(65536)):
+            return b""
+        message += more
+    head, _, body = message.partition(b"\r\n\r\n")
+    length = next((int(h[15:]) for h in head.lower().split(b"\r\n") if h.startswith(b"content-length:")), 0)
+    while len(body) < length and (more := connection.recv(65536)):
+        body += more
+    return head + b"\r\n\r\n" + body
+
+
+def test_dropped_connections_lose_no_file(server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in range(30):
+        (tmp_path / f"{seed}.dcm").write_bytes(image(100 + seed))
+
+    def drop(n: int) -> str:
+        return {2: "before", 4: "after", 0: "stale"}.get(n % 6, "") if n else ""
+
+    with flaky(server, drop) as (url, dropped):
+        assert upload.main(["--url", url, str(tmp_path)]) == 0
+    assert set(dropped) == {"before", "after", "stale"}
+    printed = capsys.readouterr().out
+    assert printed.startswith("30 files: ")
+    assert printed.endswith(" 0 refused, 0 not DICOM\n")
+    found = requests.post(
+        f"{server}/tools/find", json={"Level": "Instance", "Query": {"PatientID": "PHANTOM-1??"}}, timeout=5
+    )
+    assert len(found.json()) == 30
+
+
+def test_a_file_that_never_gets_through_is_refused_and_the_others_are_not(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.dcm").write_bytes(image(200))
+    with flaky(server, lambda n: "before" if 1 <= n <= upload.TRIES else "") as (url, _):
+        assert upload.main(["--url", url, str(tmp_path)]) == 1
+    assert f"refused: {tmp_path}/a.dcm: no answer to it after 6 tries: " in capsys.readouterr().out
+
+
+def test_an_orthanc_that_goes_away_ends_it(server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.dcm").write_bytes(image(201))
+    with flaky(server, lambda n: "before" if n else "") as (url, _):
+        assert upload.main(["--url", url, str(tmp_path)]) == 2
+    assert f"upload.py: no answer from {url}: " in capsys.readouterr().err
+
+
+class Plugin(BaseHTTPRequestHandler):
+    """An Orthanc whose plugin gives the answers that stand in `answers`, one after another."""
+
+    answers: dict[str, list[dict[str, Any]]]
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        parts = self.path.strip("/").split("/")
+        if self.path == "/system":
+            self.reply({"DicomAet": "TEST"})
+        elif self.path == "/chest-xray/status":
+            self.reply({"ready": True})
+        elif parts[-1] == "chest-xray":
+            left = self.answers[parts[1]]
+            self.reply(left.pop(0) if len(left) > 1 else left[0])
+        elif parts[-1] == "series":
+            self.reply({"MainDicomTags": {"Modality": "CT" if parts[1] == "ct" else "DX"}})
+        else:
+            self.reply({"MainDicomTags": {"SOPInstanceUID": "1.2.9"}})
+
+    def do_POST(self) -> None:
+        file = self.rfile.read(int(self.headers["Content-Length"]))
+        self.reply({"Status": "Success", "ID": file[132:].decode()})
+
+    def reply(self, value: object) -> None:
+        body = json.dumps(value, indent=3, ensure_ascii=False).encode()
+        self.send_response(200 if "error" not in str(value) else 404)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@contextmanager
+def plugin(answers: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
+    handler = type("Handler", (Plugin,), {"answers": answers})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.server_port}"
+        listening.shutdown()
+
+
+def done(instance: str, uid: str = "1.2.3", weights: str = "trained", **image: str) -> dict[str, Any]:
+    return {
+        "state": "done",
+        "instance": instance,
+        "scores": {"Mass": 0.25, "Lung Opacity": 0.75, "Hernia": 0.125},
+        "image": {"SOPInstanceUID": uid, "PatientID": "P", "ViewPosition": "PA", "Modality": "DX", **image},
+        "model": {"name": "m", "version": "1", "weights": weights, "weights_sha256": "ab"},
+        "warnings": ["One.", "Two."],
+        "disclaimer": "Not for diagnosis.",
+    }
+
+
+PENDING = {"state": "pending", "instance": "a", "reason": "It is waiting"}
+
+
+def scans(folder: Path, *instances: str) -> list[str]:
+    """Files that `Plugin` takes for DICOM, in this order."""
+    for instance in instances:
+        (folder / f"{instance}.dcm").write_bytes(bytes(128) + b"DICM" + instance.encode())
+    return [str(folder / f"{instance}.dcm") for instance in instances]
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_results_are_waited_for_and_written_as_they_came(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    answers = {"a": [PENDING, PENDING, done("a", PatientID="=1+1")], "ct": [{"state": "skipped", "reason": "CT"}]}
+    with plugin(answers) as url:
+        status = upload.main([*scans(tmp_path, "a", "ct"), "--url", url, "--results", str(out)])
+        assert (out / "1.2.3.json").read_bytes() == requests.get(f"{url}/instances/a/chest-xray", timeout=5).content
+    assert status == 0
+    assert sorted(file.name for file in out.iterdir()) == ["1.2.3.json", "results.csv"]
+    (row,) = rows(out)
+    assert row["PatientID"] == "'=1+1"
+    assert (row["state"], row["SOPInstanceUID"], row["warnings"]) == ("done", "1.2.3", "One. Two.")
+    assert list(row)[-3:] == ["Mass", "Lung Opacity", "Hernia"]
+    assert float(row["Lung Opacity"]) == 0.75
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == "2 files: 2 new, 0 already there, 0 refused, 0 not DICOM"
+    assert lines[2].split() == [f"{tmp_path}/a.dcm", "PA", *"Lung Opacity 0.750 Mass 0.250 Hernia 0.125".split()]
+    assert lines[3:] == ["Not for diagnosis.", f"Results in {out}: 1 done, 1 not a radiograph"]
+
+
+def test_what_failed_or_was_skipped_is_said_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = {
+        "bad": [{"state": "failed", "instance": "bad", "reason": "No pixels"}],
+        "colour": [{"state": "skipped", "instance": "colour", "reason": "It is in colour"}],
+        "gone": [{"error": "Orthanc has no instance gone"}],
+    }
+    with plugin(answers) as url:
+        files = scans(tmp_path, "bad", "colour", "gone")
+        assert upload.main([*files, "--url", url, "--results", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        f"failed: {tmp_path}/bad.dcm: No pixels",
+        f"skipped: {tmp_path}/colour.dcm: It is in colour",
+        f"note: {tmp_path}/colour.dcm shares its SOPInstanceUID with another image; its result is in 1.2.9_colour.json",
+        f"failed: {tmp_path}/gone.dcm: Orthanc has no instance gone (HTTP 404)",
+        f"Results in {tmp_path}/out: 0 done, 2 failed, 1 skipped",
+    ]
+    assert [(row["SOPInstanceUID"], row["state"], row["reason"]) for row in rows(tmp_path / "out")] == [
+        ("1.2.9", "failed", "No pixels"),
+        ("1.2.9", "skipped", "It is in colour"),
+    ]
+
+
+def test_two_images_with_one_uid_keep_both_results_and_a_second_run_changes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    with plugin({"a": [done("a")], "b": [done("b")], "c": [done("c", uid="../../c")]}) as url:
+        for _ in range(2):
+            command = [*scans(tmp_path, "a", "b", "c"), "--url", url, "--results", str(out)]
+            assert upload.main(command) == 0
+            assert "its result is in 1.2.3_b.json" in capsys.readouterr().out
+            files = {file.name: json.loads(file.read_bytes())["instance"] for file in out.glob("*.json")}
+            assert files == {"1.2.3.json": "a", "1.2.3_b.json": "b", "c.json": "c"}
+            assert [row["instance"] for row in rows(out)] == ["a", "b", "c"]
+
+
+def test_stand_in_weights_are_said_loudly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with plugin({"a": [done("a", weights="stand-in")]}) as url:
+        assert upload.main([*scans(tmp_path, "a"), "--url", url, "--results", str(tmp_path / "out")]) == 0
+    assert "STAND-IN WEIGHTS" in capsys.readouterr().out
+
+
+def test_waiting_ends_when_nothing_comes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with plugin({"a": [PENDING], "b": [done("b")]}) as url:
+        command = [*scans(tmp_path, "a", "b"), "--url", url, "--results", str(tmp_path / "out"), "--timeout", "1"]
+        assert upload.main(command) == 1
+    printed = capsys.readouterr().out
+    assert f"pending: {tmp_path}/a.dcm: It is waiting\n" in printed
+    assert "1 done, 1 pending" in printed
+
+
+def test_results_need_the_plugin(server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "one.dcm").write_bytes(image(300))
+    assert upload.main([str(tmp_path), "--url", server, "--results", str(tmp_path / "out")]) == 2
+    assert "has no chest X-ray plugin (HTTP 404)" in capsys.readouterr().err
+
+
+def test_only_a_few_items_are_under_way_and_the_order_is_kept() -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for n in range(1000):
+            taken.append(n)
+            yield n
+
+    results = upload.concurrently(lambda n: -n, items(), 4)
+    assert [next(results) for _ in range(5)] == [0, -1, -2, -3, -4]
+    assert len(taken) < 20
+    results.close()  # type: ignore[attr-defined]
+
+
+def test_nothing_printed_can_command_a_terminal() -> None:
+    assert upload.printable("a\x1b[2J\udcff.dcm") == "a\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}.dcm"
+
+
+def test_without_its_libraries_it_says_what_to_install(tmp_path: Path) -> None:
+    script = tmp_path / "upload.py"
+    script.write_text((ROOT / "upload.py").read_text())
+    command = [sys.executable, "-S", str(script), "--help"]
+    alone = subprocess.run(command, text=True, capture_output=True, check=False)
+    assert alone.returncode == 2
+    assert alone.stderr == "upload.py needs requests: run `make`, or `pip install requests rich`\n"
+
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    interpreter = tmp_path / ".venv" / "bin" / "python"
+    interpreter.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    interpreter.chmod(0o755)
+    helped = subprocess.run(command, text=True, capture_output=True, check=False)
+    assert helped.returncode == 0
+    assert "examples:" in helped.stdout
