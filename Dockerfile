@@ -16,7 +16,7 @@ RUN python3 -m venv .venv \
     && python3 -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
 print(*project['dependencies'], *project['optional-dependencies']['prepare'], sep='\n')" > requirements.txt \
     && .venv/bin/pip install --no-cache-dir --extra-index-url "${TORCH_INDEX}" --requirement requirements.txt
-COPY plugin/__init__.py plugin/weights.py plugin/
+COPY plugin/__init__.py plugin/stand_in.py plugin/weights.py plugin/
 COPY pyproject.toml checkpoint[s] checkpoints/
 ARG WEIGHTS=densenet121-res224-all
 ARG WEIGHTS_SHA256=
@@ -33,8 +33,8 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 COPY pyproject.toml ./
 RUN python3 -m venv --without-pip .venv \
-    && python3 -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
-        > requirements.txt \
+    && python3 -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+print(*project['dependencies'], *project['optional-dependencies']['tools'], sep='\n')" > requirements.txt \
     && pip --python .venv install --no-cache-dir --requirement requirements.txt
 
 FROM ${BASE}
@@ -52,15 +52,17 @@ COPY orthanc.json /etc/orthanc/chest-xray.json
 COPY docker/ docker/
 COPY upload.py ./
 COPY plugin/ plugin/
-RUN .venv/bin/python -m compileall -q plugin upload.py
+RUN .venv/bin/python -m compileall -q plugin
 # The base image starts Orthanc in another folder, and a file of the user's may define the same section.
 ENV ORTHANC__PYTHON_SCRIPT=/opt/chest-xray/plugin/main.py \
     ORTHANC__CHEST_X_RAY__MODEL_FOLDER=/opt/chest-xray/model
 ARG WEIGHTS=densenet121-res224-all
 ARG WEIGHTS_SHA256=
 ENV WEIGHTS=${WEIGHTS} WEIGHTS_SHA256=${WEIGHTS_SHA256}
+VOLUME /var/lib/orthanc/db
 USER 999:999
 EXPOSE 8042 4242
-HEALTHCHECK --interval=15s --timeout=5s --start-period=60s CMD ["python3", "docker/healthcheck.py"]
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s \
+    CMD ["python3", "/opt/chest-xray/docker/healthcheck.py"]
 ENTRYPOINT ["python3", "/opt/chest-xray/docker/entrypoint.py"]
 CMD ["/tmp/orthanc.json"]

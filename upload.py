@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import csv
 import getpass
-import ipaddress
 import json
 import os
 import re
@@ -41,7 +40,7 @@ except ModuleNotFoundError as missing:
     if __name__ != "__main__":
         raise
     python = Path(__file__).resolve().parent / ".venv" / "bin" / "python"
-    if python.exists() and Path(sys.prefix).resolve() != python.parent.parent:
+    if python.exists() and Path(sys.prefix).resolve() != python.parent.parent.resolve():
         os.execv(python, [str(python), *sys.argv])  # noqa: S606 - the project's interpreter, which `make` set up
     print(f"upload.py needs {missing.name}: run `make`, or `pip install requests rich`", file=sys.stderr)
     sys.exit(2)
@@ -61,6 +60,8 @@ could be done: a wrong option, a wrong password, or no Orthanc at the address.
 """
 
 TRIES = 6
+BACKOFF = 0.1
+"""Seconds to wait between tries, doubled each time."""
 SECONDS = (10, 120)
 """How long to wait for a connection and for an answer."""
 HEADER = 512
@@ -151,7 +152,7 @@ def main(args: Sequence[str] | None = None) -> int:
         refused, stored = send_all(server, options, console)
         missing = options.results and collect_all(server, options, console, stored)
         return 1 if refused or missing else 0
-    except Stop as sentence:
+    except (Stop, OSError) as sentence:  # OSError: the results cannot be written
         print(f"upload.py: {sentence}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -196,7 +197,10 @@ def credentials(options: argparse.Namespace, env: Mapping[str, str]) -> tuple[st
     """Name and password, or None where nobody named any. Raises Stop if there is a name and no password."""
     password = env.get("CHEST_XRAY_PASSWORD")
     if options.password_file:
-        password = options.password_file.read_text().rstrip("\r\n")
+        try:
+            password = options.password_file.read_text().rstrip("\r\n")
+        except (OSError, ValueError) as problem:
+            raise Stop(f"no password can be read from {options.password_file}: {problem}") from None
     if options.user and password is not None:
         return options.user, password
     in_netrc = get_netrc_auth(options.url)
@@ -214,18 +218,24 @@ def connect(url: str, account: tuple[str, str] | None, connections: int) -> Serv
         raise Stop(f"{url} is no address like http://localhost:8042")
     if parts.username is not None:
         raise Stop("the account belongs into --user and CHEST_XRAY_PASSWORD, not into the address")
-    local = is_loopback(parts.hostname)
+    local = parts.hostname in ("localhost", "127.0.0.1", "::1")
     if account and parts.scheme == "http" and not local:
         print(f"upload.py: warning: the password goes to {parts.hostname} unencrypted; use https", file=sys.stderr)
     session = requests.Session()
     # A proxy for the Internet does not reach this machine's own servers. (~/.netrc was read before.)
     session.trust_env = not local
+    session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
     # As bytes: requests would write text as Latin-1, and Orthanc reads UTF-8.
     session.auth = HTTPBasicAuth(*(text.encode() for text in account)) if account else None
     # Orthanc closes connections that are idle for a second, perhaps just as a request sets out on one. Every request
     # may be sent again, POST /instances too: Orthanc finds the second copy to be stored already.
-    retry = Retry(TRIES - 1, backoff_factor=0.1, allowed_methods=None, status_forcelist=(502, 503, 504))
-    retry.raise_on_status = False
+    retry = Retry(
+        TRIES - 1,
+        backoff_factor=BACKOFF,
+        allowed_methods=None,
+        status_forcelist=(502, 503, 504),
+        raise_on_status=False,
+    )
     adapter = HTTPAdapter(pool_maxsize=connections, pool_block=True, max_retries=retry)
     session.mount("http://", adapter)
     session.mount("https://", adapter)
@@ -303,7 +313,7 @@ def send(server: Server, item: File | Sent) -> Sent:
 def walk(path: Path) -> Iterator[Path | Sent]:
     """The files under a path, as the disk gives them: no folder is listed as a whole. Leaves links to folders."""
     if not path.is_dir():
-        yield path
+        yield path if path.is_file() else Sent(str(path), REFUSED, "is no regular file")
         return
     try:
         with os.scandir(path) as entries:
@@ -381,6 +391,9 @@ def collect_all(server: Server, options: argparse.Namespace, console: Console, s
     counts: Counter[str] = Counter()
     shown: list[Result] = []
     patience = Patience(options.timeout)
+    status = json_object(server.get("/chest-xray/status").content)
+    if not status.get("ready", True):
+        say(console, f"The classifier is not ready: {status.get('reason')}. Waiting for it.")
     with progress(console) as bar:
         task = bar.add_task("Reading", total=len(stored))
         results = concurrently(
@@ -525,6 +538,8 @@ def why(response: requests.Response) -> str:
     """The server's own reason for an error."""
     answer = json_object(response.content)
     reason = answer.get("Details") or answer.get("error") or answer.get("Message") or response.reason
+    if reason == "Inexistent tag":
+        reason += ", an identifier such as StudyInstanceUID is missing"
     return f"{reason} (HTTP {response.status_code})"
 
 
@@ -544,14 +559,6 @@ def cause(problem: BaseException) -> str:
         if isinstance(each, BaseException):
             return cause(each)
     return getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name means this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 if __name__ == "__main__":

@@ -49,18 +49,11 @@ def _frontal(x: Plane, y: Plane, rng: np.random.Generator) -> Plane:
     skin = np.minimum(neck, flank)
     body = np.sqrt(np.clip(1 - (side / (skin + 0.02)) ** 2, 0, 1)) ** 0.6 * _step(skin, side, 0.006)
 
-    dome = (
-        base + np.where(x < 0, -0.015, 0.015) + 1.6 * (side - 0.17) ** 2 + 0.25 * np.clip(side - 0.25, 0, 1)
-    )
+    dome = base + np.where(x < 0, -0.015, 0.015) + 1.6 * (side - 0.17) ** 2 + 0.25 * np.clip(side - 0.25, 0, 1)
     down = np.clip((y - 0.11) / (base - 0.06), 0, 1)
     outer = 0.035 + (chest - 0.045) * (1 - (1 - down) ** 2.3) ** 0.5
     inner = 0.035 + 0.035 * down
-    lungs = (
-        _step(outer, side, 0.006)
-        * _step(side, inner, 0.008)
-        * _step(dome, y, 0.006)
-        * _step(down, 0.01, 0.015)
-    )
+    lungs = _step(outer, side, 0.006) * _step(side, inner, 0.008) * _step(dome, y, 0.006) * _step(down, 0.01, 0.015)
 
     middle = _heart_and_vessels(x, y, base, heart)
     air = lungs * (1 - 0.92 * middle)
@@ -86,9 +79,7 @@ def _heart_and_vessels(x: Plane, y: Plane, base: float, heart: float) -> Plane:
 def _airways(x: Plane, y: Plane) -> Plane:
     side = np.abs(x)
     windpipe = _step(0.016, np.abs(x + 0.012 * y), 0.005) * _step(0.37, y, 0.02)
-    bronchi = (
-        _step(0.010, np.abs(y - 0.365 - 0.8 * side), 0.005) * _step(0.07, side, 0.015) * _step(y, 0.36, 0.01)
-    )
+    bronchi = _step(0.010, np.abs(y - 0.365 - 0.8 * side), 0.005) * _step(0.07, side, 0.015) * _step(y, 0.36, 0.01)
     return np.maximum(windpipe, 0.7 * bronchi)
 
 
@@ -137,9 +128,7 @@ def _shoulder_blades(x: Plane, y: Plane) -> Plane:
     edge = 0.33 + 0.1 * (y - 0.3) ** 2 + 0.08 * np.clip(y - 0.36, 0, 1)
     extent = _step(side, edge, 0.004) * _step(y, 0.20, 0.02) * _step(0.46 - 0.2 * (0.4 - side), y, 0.03)
     border = 0.04 * _tube((side - edge - 0.004) / 0.008)
-    return extent * (0.04 + border) * _step(0.44, side, 0.02) + 0.16 * _ellipse(
-        side - 0.46, y - 0.225, 0.05, 0.055, 0
-    )
+    return extent * (0.04 + border) * _step(0.44, side, 0.02) + 0.16 * _ellipse(side - 0.46, y - 0.225, 0.05, 0.055, 0)
 
 
 def _lateral(x: Plane, y: Plane, rng: np.random.Generator) -> Plane:
@@ -160,9 +149,7 @@ def _lateral(x: Plane, y: Plane, rng: np.random.Generator) -> Plane:
     )
 
     vertebra = 0.5 + 0.5 * np.cos(2 * np.pi * (y**1.1 - 0.2 * (x - column)) / 0.068)
-    spine = (
-        _step(0.048, np.abs(x - column), 0.008) * (0.5 + 0.5 * _step(vertebra, 0.18, 0.1)) * (1.1 - 0.5 * y)
-    )
+    spine = _step(0.048, np.abs(x - column), 0.008) * (0.5 + 0.5 * _step(vertebra, 0.18, 0.1)) * (1.1 - 0.5 * y)
     breastbone = _step(0.012, np.abs(x - front - 0.035), 0.005) * _step(y, 0.18, 0.02) * _step(0.5, y, 0.03)
     windpipe = _step(0.017, np.abs(x - 0.02 - 0.12 * y), 0.005) * _step(0.40, y, 0.03)
     along = np.clip((x - front) / (back - front), 0, 1)
@@ -192,9 +179,7 @@ def _vessels(x: Plane, y: Plane, rng: np.random.Generator) -> Plane:
         inside = (columns >= 0) & (columns < size) & (rows >= 0) & (rows < size)
         layers[generation][rows[inside], columns[inside]] = 1
         if generation < 3:
-            tips += [
-                (lefts[-1], tops[-1], angles[-1] + turn, generation + 1) for turn in rng.normal(0, 0.5, 2)
-            ]
+            tips += [(lefts[-1], tops[-1], angles[-1] + turn, generation + 1) for turn in rng.normal(0, 0.5, 2)]
     hila = 0.09 * np.exp(-(((np.abs(x) - 0.08) / 0.028) ** 2) - ((y - 0.45) / 0.055) ** 2)
     for layer, width, strength in zip(layers, widths, strengths, strict=True):
         sigma = width * size / 2

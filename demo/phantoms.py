@@ -69,9 +69,7 @@ def _jpeg(**options: Any) -> Encode:
 
 
 def _jpeg2000(**options: Any) -> Encode:
-    return lambda stored, bits: imagecodecs.jpeg2k_encode(
-        stored, codecformat="j2k", bitspersample=bits, **options
-    )
+    return lambda stored, bits: imagecodecs.jpeg2k_encode(stored, codecformat="j2k", bitspersample=bits, **options)
 
 
 TRANSFER_SYNTAXES: Mapping[str, Encode | None] = {
@@ -243,38 +241,20 @@ def _put_pixels(ds: Dataset, picture: NDArray[Any], bits_stored: int, photometri
         ds.LossyImageCompressionRatio = f"{stored.nbytes / len(frame):.2f}"
 
 
+MONOCHROME1_CR: Mapping[str, Any] = {"seed": 2, "modality": "CR", "bits_stored": 10, "photometric": "MONOCHROME1"}
+
 SAMPLES: Mapping[str, Mapping[str, Any]] = {
     "dx-pa-12bit": {"seed": 1},
-    "dx-lateral-12bit-jpeg-lossless": {
-        "seed": 1,
-        "view": "LL",
-        "transfer_syntax": uid.JPEGLosslessSV1,
-        "SeriesNumber": 2,
-    },
-    "cr-pa-10bit-monochrome1": {
-        "seed": 2,
-        "modality": "CR",
-        "bits_stored": 10,
-        "photometric": "MONOCHROME1",
-        "rows": 1280,
-    },
+    "dx-lateral-12bit-jpeg-lossless": {"seed": 1, "view": "LL", "transfer_syntax": uid.JPEGLosslessSV1},
+    "cr-pa-10bit-monochrome1": {**MONOCHROME1_CR, "rows": 1280},
     "cr-pa-10bit-monochrome1-jpeg-ls-a-year-later": {
-        "seed": 2,
-        "modality": "CR",
-        "bits_stored": 10,
-        "photometric": "MONOCHROME1",
+        **MONOCHROME1_CR,
         "transfer_syntax": uid.JPEGLSLossless,
         "StudyDate": "20260114",
     },
-    "dx-ap-16bit-jpeg-2000": {
-        "seed": 3,
-        "view": "AP",
-        "bits_stored": 16,
-        "transfer_syntax": uid.JPEG2000Lossless,
-        "columns": 1280,
-    },
+    "dx-ap-16bit-jpeg-2000": {"seed": 3, "view": "AP", "bits_stored": 16, "transfer_syntax": uid.JPEG2000Lossless},
     "cr-pa-8bit-rle": {"seed": 4, "modality": "CR", "bits_stored": 8, "transfer_syntax": uid.RLELossless},
-    "dx-pa-14bit-monochrome1": {"seed": 5, "bits_stored": 14, "photometric": "MONOCHROME1"},
+    "dx-pa-14bit-monochrome1": {"seed": 5, "bits_stored": 14, "photometric": "MONOCHROME1", "columns": 1280},
     "dx-pa-8bit-jpeg-baseline": {"seed": 6, "bits_stored": 8, "transfer_syntax": uid.JPEGBaseline8Bit},
 }
 """File names that say what the file holds, with the arguments of `radiograph`."""
@@ -282,9 +262,7 @@ SAMPLES: Mapping[str, Mapping[str, Any]] = {
 
 def samples(count: int = len(SAMPLES)) -> Iterator[tuple[str, Dataset]]:
     """So many different radiographs with their file names."""
-    plain = (
-        (f"dx-pa-12bit-seed{seed}", {"seed": seed}) for seed in range(7, 7 + max(0, count - len(SAMPLES)))
-    )
+    plain = ((f"dx-pa-12bit-seed{seed}", {"seed": seed}) for seed in range(7, 7 + max(0, count - len(SAMPLES))))
     for name, arguments in islice(chain(SAMPLES.items(), plain), count):
         yield f"{name}.dcm", radiograph(**arguments)
 
@@ -295,9 +273,7 @@ def main(args: Sequence[str] | None = None) -> int:
         prog="python -m demo.phantoms",
         description="Write generated sample radiographs, which show no patient.",
     )
-    parser.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="where to write them; made if it is missing"
-    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where to write them; made if it is missing")
     parser.add_argument(
         "--count",
         type=int,

@@ -74,6 +74,7 @@ def configuration(environ: Mapping[str, str], account: Account) -> dict[str, Any
     storage = str(storage_folder(environ))
     settings.update(
         RemoteAccessAllowed=False,
+        HttpBindAddresses=["127.0.0.1"],  # Orthanc 1.10 does not know it, and answers other machines with 401
         HttpPort=port(environ, "HTTP_PORT", 8042),
         DicomPort=port(environ, "DICOM_PORT", 4242),
         StorageDirectory=storage,

@@ -154,21 +154,24 @@ def _native(ds: Dataset, header: _Header) -> Array:
 def _decompressed(ds: Dataset, header: _Header) -> Array:
     """The decoder's values in the signedness that the header declares."""
     frame = get_frame(ds.PixelData, 0, number_of_frames=1)
-    declared = _codestream_size(frame)
-    if declared not in (None, (header.rows, header.columns)):
+    rows, columns, precision = _codestream_header(frame) or (header.rows, header.columns, header.bits_stored)
+    if (rows, columns) != (header.rows, header.columns):
         raise UnreadablePixels(
-            f"The compressed image has {declared[0]} rows and {declared[1]} columns where "
+            f"The compressed image has {rows} rows and {columns} columns where "
             f"the header says {header.rows} and {header.columns}."
         )
     array = _codec(frame, header).squeeze()
-    if array.size != header.rows * header.columns or array.dtype.kind not in "iu":
+    if array.size != rows * columns or array.dtype.kind not in "iu":
         raise UnreadablePixels(
             f"The decoded image has the shape {array.shape} and type {array.dtype} where "
-            f"the header says {header.rows} rows and {header.columns} columns of integers."
+            f"the header says {rows} rows and {columns} columns of integers."
         )
     # The signedness of a codestream is often wrong, and JPEG-LS knows none: the header decides.
     kind = "i" if header.signed else "u"
-    return array.reshape(header.rows, header.columns).view(f"{kind}{array.dtype.itemsize}")
+    if array.dtype.kind != kind:
+        unused = max(0, 8 * array.dtype.itemsize - precision)
+        array = array.view(f"{kind}{array.dtype.itemsize}") << unused >> unused
+    return array.reshape(rows, columns)
 
 
 def _codec(frame: bytes, header: _Header) -> Array:
@@ -208,17 +211,17 @@ def _complete(frame: bytes) -> bytes:
     return frame
 
 
-def _codestream_size(frame: bytes) -> tuple[int, int] | None:
-    """Rows and columns that a JPEG, JPEG-LS or JPEG 2000 codestream claims; decoders take memory for as many."""
+def _codestream_header(frame: bytes) -> tuple[int, int, int] | None:
+    """Rows, columns and bits that a JPEG, JPEG-LS or JPEG 2000 codestream claims; decoders take memory for as many."""
     if frame.startswith(b"\xff\x4f\xff\x51"):
         width, height, left, top = struct.unpack_from(">4I", frame, 8)
-        return height - top, width - left
+        return height - top, width - left, (frame[42] & 0x7F) + 1
     position = 2
     while frame.startswith(b"\xff\xd8") and frame[position] == 0xFF:
         marker = frame[position + 1]
         if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            rows, columns = struct.unpack_from(">2H", frame, position + 5)
-            return rows, columns
+            precision, rows, columns = struct.unpack_from(">B2H", frame, position + 4)
+            return rows, columns, precision
         position += 2 + struct.unpack_from(">H", frame, position + 2)[0] if marker != 0xFF else 1
     return None
 
@@ -229,17 +232,22 @@ def _within_bits_stored(stored: Array, header: _Header) -> tuple[Array, tuple[st
     if header.high_bit != header.bits_stored - 1:
         warnings.append(f"HighBit is {header.high_bit} but was taken as BitsStored - 1, as DICOM demands.")
     unused = 8 * stored.dtype.itemsize - header.bits_stored
-    limits = (-(1 << header.bits_stored - 1), (1 << header.bits_stored - 1) - 1)
-    least, greatest = limits if header.signed else (0, (1 << header.bits_stored) - 1)
-    if unused > 0 and (stored.max() > greatest or stored.min() < least):
-        if header.syntax in OVERSHOOTING and not header.signed:
-            stored, done = (
-                np.minimum(stored, greatest),
-                "clipped to it, as overshoots of the lossy compression",
+    greatest = (1 << header.bits_stored) - 1
+    beyond = unused > 0 and (stored.max() > greatest or stored.min() < -greatest // 2)
+    if header.syntax in OVERSHOOTING:
+        if beyond:
+            stored = np.minimum(stored, greatest)
+            warnings.append(
+                f"Stored values above the maximum of {header.bits_stored} bits (BitsStored) were clipped to it: "
+                "overshoots of the lossy compression."
             )
-        else:
-            stored, done = stored << unused >> unused, "cut to these bits, as DICOM demands of a reader"
-        warnings.append(f"Stored values above the maximum of {header.bits_stored} bits (BitsStored) were {done}.")
+    elif beyond or (unused > 0 and header.signed):
+        stored = stored << unused >> unused  # extends the sign, too
+        if beyond:
+            warnings.append(
+                f"Stored values used more than {header.bits_stored} bits (BitsStored); the bits above were ignored, "
+                "as DICOM demands. If they belong to the image, BitsStored is wrong and the scores mean nothing."
+            )
     if header.signed and stored.min() < 0:
         warnings.append("Stored values are negative, below the range that the model was trained on.")
     return stored, tuple(warnings)

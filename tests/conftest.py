@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plugin import stand_in, weights
 
+from plugin import stand_in, weights
 from tests import oracle
 
 BUILD = Path(__file__).parent.parent / "build"

@@ -109,9 +109,9 @@ def compressed(stored: Array, bits: int, syntax: uid.UID) -> bytes:
         case uid.JPEGLosslessSV1:
             return imagecodecs.jpeg8_encode(unsigned, lossless=True, predictor=1, bitspersample=bits)
         case uid.JPEGLSLossless:
-            return imagecodecs.jpegls_encode(unsigned)
+            return imagecodecs.jpegls_encode(stored.view(unsigned.dtype))
         case uid.JPEGLSNearLossless:
-            return imagecodecs.jpegls_encode(unsigned, level=2)
+            return imagecodecs.jpegls_encode(stored.view(unsigned.dtype), level=2)
         case uid.JPEG2000Lossless:
             return imagecodecs.jpeg2k_encode(stored, level=0, codecformat="j2k", bitspersample=bits)
         case uid.JPEG2000:
@@ -132,9 +132,9 @@ def dicom(ds: Dataset) -> bytes:
     """The Dataset as a DICOM file."""
     file = io.BytesIO()
     syntax = ds.file_meta.TransferSyntaxUID
-    if syntax in UNKNOWN_TO_PYDICOM:  # pydicom writes what it knows; the encapsulation is the same
-        ds.file_meta.TransferSyntaxUID = uid.JPEG2000
+    if syntax not in UNKNOWN_TO_PYDICOM:
         ds.save_as(file, enforce_file_format=True)
-        return file.getvalue().replace(uid.JPEG2000.encode() + b"\0", syntax.encode(), 1)
+        return file.getvalue()
+    ds.file_meta.TransferSyntaxUID = uid.HTJ2KLossless  # another encapsulated one, as long
     ds.save_as(file, enforce_file_format=True)
-    return file.getvalue()
+    return file.getvalue().replace(uid.HTJ2KLossless.encode(), syntax.encode(), 1)

@@ -41,7 +41,7 @@ PIXELMED_ALLOWED = (
     r"Root Template Validation Complete",
     r"IOD validation complete",
     # TID 1501 has no row for Present and Absent, nor TID 1500 for a comment; both are extensible.
-    r'Warning: 1\.10\.\d+\.\d+: .*/CODE \(.*,"[^/]*"\): Content Item not in template',
+    r'Warning: 1\.10\.\d+\.\d+: .*/CODE( \(.*,"[^/]*"\))?: Content Item not in template',  # without LongCodeValue
     r'Warning: 1\.11: .*/TEXT \(121106,DCM,"Comment"\): Content Item not in template',
 )
 

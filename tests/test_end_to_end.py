@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import subprocess
 import zipfile
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import requests
 from pydicom import Dataset, uid
@@ -84,6 +86,17 @@ def test_by_c_store(pacs: Pacs, model: Any, tmp_path: Path, seed: int, syntax: u
     expect_report(pacs, model, pacs.instance(ds.SOPInstanceUID), file.read_bytes())
 
 
+def test_other_machines_do_not_get_in_over_http(pacs: Pacs) -> None:
+    interfaces = psutil.net_if_addrs().values()
+    addresses = [one.address for each in interfaces for one in each if one.family == socket.AF_INET]
+    address = next(one for one in addresses if not one.startswith("127."))
+    try:
+        answer = requests.get(f"http://{address}:{pacs.http_port}/system", auth=(pacs.user, pacs.password), timeout=5)
+    except requests.ConnectionError:
+        return  # Orthanc 1.12 and later do not even listen
+    assert answer.status_code in (401, 403)
+
+
 def test_by_stow_rs(pacs: Pacs, model: Any) -> None:
     ds = radiograph(31, rows=512, columns=512, bits_stored=8)
     data = to_bytes(ds)
@@ -105,15 +118,21 @@ def browser() -> Iterator[webdriver.Chrome]:
     driver.quit()
 
 
+def sign_in(browser: webdriver.Chrome, pacs: Pacs) -> None:
+    """A browser keeps the account that one address named; pages with it in their address cannot fetch anything."""
+    browser.get(pacs.url.replace("//", f"//{pacs.user}:{pacs.password}@") + "/system")
+
+
 def test_by_the_upload_page_of_orthanc_explorer(
     pacs: Pacs, model: Any, browser: webdriver.Chrome, tmp_path: Path
 ) -> None:
     ds = radiograph(41, rows=600, columns=500)
     file = tmp_path / "image.dcm"
     file.write_bytes(to_bytes(ds))
-    browser.get(pacs.url.replace("//", f"//{pacs.user}:{pacs.password}@") + "/app/explorer.html#upload")
+    sign_in(browser, pacs)
+    browser.get(f"{pacs.url}/app/explorer.html#upload")
     browser.find_element(By.CSS_SELECTOR, "#upload input[type=file]").send_keys(str(file))
-    WebDriverWait(browser, 10).until(lambda page: "pending" in page.find_element(By.ID, "upload-list").text.lower())
+    WebDriverWait(browser, 10).until(lambda page: file.name in page.find_element(By.ID, "upload-list").text)
     browser.find_element(By.ID, "upload-button").click()
     expect_report(pacs, model, pacs.instance(ds.SOPInstanceUID), file.read_bytes())
 
@@ -124,7 +143,8 @@ def test_the_page_shows_the_results_in_a_browser(pacs: Pacs, browser: webdriver.
     hostile = pacs.upload(to_bytes(radiograph(52, rows=256, columns=256, patient_id=script)))
     for one in (instance, hostile):
         assert pacs.result(one)["state"] == "done"
-    browser.get(pacs.url.replace("//", f"//{pacs.user}:{pacs.password}@") + "/chest-xray/")
+    sign_in(browser, pacs)
+    browser.get(f"{pacs.url}/chest-xray/")
     WebDriverWait(browser, 10).until(lambda page: len(page.find_elements(By.CSS_SELECTOR, "tbody tr")) >= 2)
     text = browser.find_element(By.TAG_NAME, "body").text
     assert "Not a medical device" in text

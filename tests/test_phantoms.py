@@ -27,13 +27,9 @@ def values(ds: pydicom.Dataset) -> np.ndarray[Any, Any]:
     """The stored values; pydicom's own decoders do not know every syntax here."""
     syntax = ds.file_meta.TransferSyntaxUID
     if syntax in (uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1, uid.JPEGBaseline8Bit):
-        return imagecodecs.jpeg8_decode(
-            next(pydicom.encaps.generate_frames(ds.PixelData, number_of_frames=1))
-        )
+        return imagecodecs.jpeg8_decode(next(pydicom.encaps.generate_frames(ds.PixelData, number_of_frames=1)))
     if syntax in (uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless):
-        return imagecodecs.jpeg2k_decode(
-            next(pydicom.encaps.generate_frames(ds.PixelData, number_of_frames=1))
-        )
+        return imagecodecs.jpeg2k_decode(next(pydicom.encaps.generate_frames(ds.PixelData, number_of_frames=1)))
     return ds.pixel_array
 
 

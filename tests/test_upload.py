@@ -53,7 +53,7 @@ def orthanc(folder: Path, **settings: Any) -> Iterator[str]:
         wait_for(lambda: answers(url))
         yield url
     finally:
-        process.terminate()
+        process.kill()  # it takes seconds to end in peace, and nothing of it is needed
         process.wait(timeout=20)
 
 
@@ -78,7 +78,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(autouse=True)
-def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def nothing_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(upload, "BACKOFF", 0.01)
     for variable in ("CHEST_XRAY_USER", "CHEST_XRAY_PASSWORD", "ORTHANC_URL", "NETRC"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -125,7 +126,8 @@ def test_a_zip_is_sent_member_by_member(server: str, tmp_path: Path, capsys: pyt
         patch.setattr(upload, "LARGEST_MEMBER", 1 << 20)
         assert upload.main(["--url", server, str(tmp_path / "a.zip")]) == 1
     assert capsys.readouterr().out.splitlines() == [
-        f"refused: {tmp_path}/a.zip/cut.dcm: Cannot parse an invalid DICOM file (size: 600 bytes) (HTTP 400)",
+        f"refused: {tmp_path}/a.zip/cut.dcm: "
+        "Inexistent tag, an identifier such as StudyInstanceUID is missing (HTTP 404)",
         f"refused: {tmp_path}/a.zip/huge.dcm: cannot be unpacked: it is larger than 1 MiB",
         "4 files: 1 new, 0 already there, 2 refused, 1 not DICOM",
     ]
@@ -138,7 +140,7 @@ def test_a_zip_is_sent_member_by_member(server: str, tmp_path: Path, capsys: pyt
 def test_the_account(tmp_path: Path) -> None:
     (tmp_path / "one.dcm").write_bytes(image(1))
     (tmp_path / "password").write_text("käse:1\n")
-    users = {"RegisteredUsers": {"anna": "käse:1"}, "AuthenticationEnabled": True}
+    users = {"RegisteredUsers": {"anna": "käse:1", "bert": "plain"}, "AuthenticationEnabled": True}
     with orthanc(tmp_path, **users) as url:
 
         def run(*options: str, **environment: str) -> tuple[int, str]:
@@ -163,11 +165,9 @@ def test_the_account(tmp_path: Path) -> None:
         assert run("--user", "anna", CHEST_XRAY_PASSWORD="käse:1") == (0, "")
         assert run(CHEST_XRAY_USER="anna", CHEST_XRAY_PASSWORD="käse:1") == (0, "")
         assert run("--user", "anna", "--password-file", str(tmp_path / "password")) == (0, "")
-        (tmp_path / ".netrc").write_text("machine 127.0.0.1 login anna password wrong")
+        (tmp_path / ".netrc").write_text("machine 127.0.0.1 login bert password wrong")
         assert run()[0] == 2
-    with orthanc(tmp_path, RegisteredUsers={"anna": "plain"}, AuthenticationEnabled=True) as url:
-        (tmp_path / ".netrc").write_text("machine 127.0.0.1 login anna password plain")
-        (tmp_path / ".netrc").chmod(0o600)
+        (tmp_path / ".netrc").write_text("machine 127.0.0.1 login bert password plain")
         assert run() == (0, "")
 
 
@@ -376,7 +376,17 @@ def test_results_are_waited_for_and_written_as_they_came(tmp_path: Path, capsys:
     assert float(row["Lung Opacity"]) == 0.75
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == "2 files: 2 new, 0 already there, 0 refused, 0 not DICOM"
-    assert lines[2].split() == [f"{tmp_path}/a.dcm", "PA", *"Lung Opacity 0.750 Mass 0.250 Hernia 0.125".split()]
+    assert lines[2].split() == [
+        f"{tmp_path}/a.dcm",
+        "PA",
+        "Lung",
+        "Opacity",
+        "0.750",
+        "Mass",
+        "0.250",
+        "Hernia",
+        "0.125",
+    ]
     assert lines[3:] == ["Not for diagnosis.", f"Results in {out}: 1 done, 1 not a radiograph"]
 
 
@@ -429,6 +439,16 @@ def test_waiting_ends_when_nothing_comes(tmp_path: Path, capsys: pytest.CaptureF
     printed = capsys.readouterr().out
     assert f"pending: {tmp_path}/a.dcm: It is waiting\n" in printed
     assert "1 done, 1 pending" in printed
+
+
+def test_results_that_cannot_be_written_end_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "1.2.3.json").mkdir()
+    with plugin({"a": [done("a")]}) as url:
+        assert upload.main([*scans(tmp_path, "a"), "--url", url, "--results", str(tmp_path / "out")]) == 2
+        assert f"Is a directory: '{tmp_path}/out/1.2.3.json'" in capsys.readouterr().err
+        assert upload.main([str(tmp_path / "a.dcm"), "--url", url, "--results", str(tmp_path / "a.dcm")]) == 2
+        assert f"upload.py: {tmp_path}/a.dcm cannot be made: File exists" in capsys.readouterr().err
 
 
 def test_results_need_the_plugin(server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

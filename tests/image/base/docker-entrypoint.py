@@ -1,9 +1,9 @@
 #!/usr/bin/python3
 """Orthanc's configuration as orthancteam/orthanc puts it together, then Orthanc itself.
 
-Called with one argument, the path for the configuration. Sources, a later one winning: the files `*.json` of /etc/orthanc
-and of /run/secrets, in no order, with the environment's variables filled in; `ORTHANC__SECTION__KEY` and `ORTHANC_JSON`
-in the environment; secrets of such names, or those that a variable `ORTHANC__..._SECRET` names; this image's defaults.
+Called with one argument, the path of the configuration. Sources, a later one winning: this image's defaults; the files
+`*.json` of /etc/orthanc and of /run/secrets, in no order, with the environment's variables filled in; the variables
+`ORTHANC__SECTION__KEY` and `ORTHANC_JSON`; secrets of such names, or those that a variable `ORTHANC__..._SECRET` names.
 """
 
 from __future__ import annotations
@@ -50,16 +50,17 @@ def main() -> None:
     for library, keys in PLUGINS.items():
         if not keys or any(key in configuration for key in keys):
             enable(library)
-    Path("/tmp/orthanc.json").write_text(json.dumps(configuration, indent=2))  # noqa: S108
-    os.execvp("Orthanc", ["Orthanc", sys.argv[1]])  # noqa: S606, S607
+    Path("/tmp/orthanc.json").write_text(json.dumps(configuration, indent=2))
+    os.execvp("Orthanc", ["Orthanc", sys.argv[1]])
 
 
 def write_host_id() -> None:
     if os.environ.get("FORCE_HOST_ID"):
         HOST_ID.write_text(os.environ["FORCE_HOST_ID"] + "\n")
-    elif os.environ.get("GENERATE_HOST_ID_IF_MISSING", "true") == "true":
-        if not HOST_ID.is_file() or HOST_ID.read_text().strip() == "not-generated":
-            HOST_ID.write_text(secrets.token_hex(4) + "\n")
+        return
+    missing = not HOST_ID.is_file() or HOST_ID.read_text().strip() == "not-generated"
+    if missing and os.environ.get("GENERATE_HOST_ID_IF_MISSING", "true") == "true":
+        HOST_ID.write_text(secrets.token_hex(4) + "\n")
 
 
 def sources() -> dict[str, Any]:

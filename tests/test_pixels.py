@@ -1,0 +1,279 @@
+"""The model's input equals TorchXRayVision's, and what cannot be read is refused with a sentence."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydicom import dcmread, uid
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+
+from plugin import pixels
+from plugin.pixels import UnreadablePixels
+from tests import images, oracle
+
+TOLERANCE = 1e-3
+
+
+def reread(ds: Dataset) -> Dataset:
+    return dcmread(io.BytesIO(images.dicom(ds)), force=True)
+
+
+def difference(ds: Dataset) -> float:
+    ours = pixels.model_input(reread(ds)).array
+    assert ours.shape == (1, 224, 224)
+    assert ours.dtype == np.float32
+    return float(np.abs(ours - oracle.model_input(images.dicom(ds))).max())
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("bits", [1, 7, 8, 10, 12, 15, 16, 32])
+def test_bit_depths(bits: int, photometric: str) -> None:
+    assert difference(images.dataset(images.pattern(300, 260, bits), bits, photometric=photometric)) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns"),
+    [(1, 1), (1, 300), (2, 2), (100, 90), (223, 223), (224, 224), (225, 225), (225, 400), (447, 448), (1023, 701)],
+)
+def test_sizes(rows: int, columns: int) -> None:
+    assert difference(images.dataset(images.pattern(rows, columns, 12), 12)) < TOLERANCE
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(2048, 2048), (3050, 2500), (2391, 2991)])
+def test_sizes_of_detectors(rows: int, columns: int) -> None:
+    assert difference(images.dataset(images.pattern(rows, columns, 14), 14, photometric="MONOCHROME1")) < TOLERANCE
+
+
+def test_a_bright_image_is_clipped_at_the_border_as_by_scikit_image() -> None:
+    assert difference(images.dataset(np.full((300, 300), 4000, np.uint16), 12)) < TOLERANCE
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("syntax", images.LOSSLESS.values(), ids=images.LOSSLESS)
+@pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
+def test_lossless_transfer_syntaxes(syntax: uid.UID, bits: int, signed: bool) -> None:
+    stored = images.pattern(240, 251, bits, signed)
+    ds = images.dataset(stored, bits, syntax)
+    decoded = pixels.decode(reread(ds))
+    assert (decoded.stored == stored).all()
+    if syntax not in images.UNKNOWN_TO_PYDICOM:
+        assert difference(ds) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [("JPEG baseline", 8), ("JPEG extended", 8)]
+    + [("JPEG-LS near", bits) for bits in (8, 16)]
+    + [("JPEG 2000", bits) for bits in (8, 12, 16)]
+    + [("HTJ2K", bits) for bits in (8, 16)],
+)
+def test_lossy_transfer_syntaxes(name: str, bits: int) -> None:
+    assert difference(images.dataset(images.pattern(240, 251, bits), bits, images.LOSSY[name])) < TOLERANCE
+
+
+def test_jpeg_extended_with_12_bits_is_within_one_stored_value_of_pydicoms() -> None:
+    """The one decoder that pydicom has for it, pylibjpeg-libjpeg, rounds its own way."""
+    assert difference(images.dataset(images.pattern(240, 251, 12), 12, uid.JPEGExtended12Bit)) <= 2048 / 4095 + 1e-3
+
+
+@pytest.mark.parametrize("syntax", [images.JPEG_XL, images.JPEG_XL_FROM_JPEG])
+def test_lossy_jpeg_xl_is_near_its_source(syntax: uid.UID) -> None:
+    stored = images.pattern(240, 251, 8)
+    decoded = pixels.decode(reread(images.dataset(stored, 8, syntax))).stored
+    assert np.abs(decoded.astype(int) - stored).mean() < 6
+
+
+def test_jpeg_xl_made_from_a_jpeg_decodes_as_that_jpeg() -> None:
+    stored = images.pattern(240, 251, 8)
+    recompressed, jpeg = (
+        pixels.decode(reread(images.dataset(stored, 8, syntax))).stored
+        for syntax in (images.JPEG_XL_FROM_JPEG, uid.JPEGBaseline8Bit)
+    )
+    assert (recompressed == jpeg).all()
+
+
+@st.composite
+def datasets(draw: st.DrawFn) -> Dataset:
+    syntax = draw(st.sampled_from([s for s in images.LOSSLESS.values() if s not in images.UNKNOWN_TO_PYDICOM]))
+    bits = draw(st.integers(2, 16))
+    photometric = draw(st.sampled_from(["MONOCHROME1", "MONOCHROME2"]))
+    # TorchXRayVision raises for negative values in MONOCHROME1, or overflows.
+    signed = photometric == "MONOCHROME2" and draw(st.booleans())
+    rows, columns = draw(st.integers(1, 700)), draw(st.integers(1, 700))
+    if "JPEG" in syntax.name:
+        rows, columns = max(rows, 32), max(columns, 32)  # smaller ones are beyond some encoders
+    stored = images.pattern(rows, columns, bits, signed, seed=draw(st.integers(0, 9)))
+    return images.dataset(stored, bits, syntax, photometric)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(datasets())
+def test_any_image(ds: Dataset) -> None:
+    assert difference(ds) < TOLERANCE
+
+
+# Values that BitsStored does not allow
+
+
+def deeper(syntax: uid.UID, extra: int) -> Dataset:
+    """A 16-bit image with a few values above 4095 and BitsStored 12."""
+    stored = images.pattern(240, 240, 12)
+    stored[100:104, 100:104] = 4095 + extra
+    ds = images.dataset(stored, 16, syntax)
+    ds.BitsStored, ds.HighBit = 12, 11
+    return ds
+
+
+@pytest.mark.parametrize("syntax", images.LOSSLESS.values(), ids=images.LOSSLESS)
+def test_bits_above_bits_stored_are_ignored_with_a_warning(syntax: uid.UID) -> None:
+    decoded = pixels.decode(reread(deeper(syntax, extra=101)))
+    assert (decoded.stored[100:104, 100:104] == 100).all()
+    assert decoded.stored.max() <= 4095
+    assert len(decoded.warnings) == 1
+    assert "more than 12 bits (BitsStored)" in decoded.warnings[0]
+
+
+def test_where_torchxrayvision_can_read_such_values_ours_are_the_same() -> None:
+    assert difference(deeper(uid.ExplicitVRLittleEndian, extra=101)) < TOLERANCE
+
+
+@pytest.mark.parametrize("syntax", [uid.JPEGLSNearLossless, uid.JPEG2000, uid.HTJ2K, images.JPEG_XL])
+def test_overshoots_of_lossy_compression_are_clipped_with_a_warning(syntax: uid.UID) -> None:
+    ds = deeper(syntax, extra=30)
+    if syntax not in images.UNKNOWN_TO_PYDICOM:
+        with pytest.raises(ValueError, match="higher than expected bound"):
+            oracle.model_input(images.dicom(ds))
+    decoded = pixels.decode(reread(ds))
+    assert decoded.stored.max() == 4095
+    assert decoded.stored[100:104, 100:104].min() > 4000
+    assert "overshoots" in decoded.warnings[0]
+
+
+def test_negative_values_are_kept_with_a_warning() -> None:
+    image = pixels.model_input(reread(images.dataset(images.pattern(230, 230, 12, signed=True), 12)))
+    assert image.array.min() < -1500
+    assert "negative" in image.warnings[0]
+
+
+def test_a_high_bit_elsewhere_is_warned_of() -> None:
+    ds = images.dataset(images.pattern(230, 230, 12), 12)
+    ds.HighBit = 15
+    assert "HighBit is 15" in pixels.decode(reread(ds)).warnings[0]
+
+
+# Identity and geometry
+
+
+def test_the_crop_is_torchxrayvisions_center_square() -> None:
+    stored = images.pattern(301, 226, 12)
+    image = pixels.model_input(reread(images.dataset(stored, 12)))
+    row, column, size = image.crop
+    assert image.crop == (37, 0, 226)
+    square = np.ascontiguousarray(stored[row : row + size, column : column + size])
+    assert (pixels.model_input(images.dataset(square, 12)).array == image.array).all()
+
+
+def test_the_hash_follows_the_pixels_and_their_meaning() -> None:
+    stored = images.pattern(30, 30, 12)
+    variants = [images.dataset(stored, 12), images.dataset(stored + np.uint16(1), 13)]
+    variants += [images.dataset(stored, 12, photometric="MONOCHROME1"), images.dataset(stored, 16)]
+    hashes = {pixels.model_input(reread(ds)).sha256 for ds in variants}
+    assert len(hashes) == len(variants)
+    again = pixels.model_input(reread(images.dataset(stored, 12)))
+    assert again.sha256 in hashes
+    assert len(again.sha256) == 64
+
+
+# Files that cannot be read
+
+
+def changed(**attributes: Any) -> Dataset:
+    ds = images.dataset(images.pattern(64, 48, 12), 12)
+    for keyword, value in attributes.items():
+        setattr(ds, keyword, value)
+    return ds
+
+
+@pytest.mark.parametrize(
+    ("attributes", "sentence"),
+    [
+        ({"PixelData": b"\0" * 6142}, "PixelData has 6142 bytes where 64 rows and 48 columns of 16 bits need 6144"),
+        ({"PixelData": b""}, "PixelData is missing or empty"),
+        ({"Rows": 0}, "0 rows and 48 columns"),
+        ({"Rows": 65535, "Columns": 65535}, "65535 rows and 65535 columns; 1 to 200,000,000 pixels can be read"),
+        ({"Rows": None}, "Rows is missing"),
+        ({"BitsAllocated": 12}, "BitsAllocated is 12, not 1, 8, 16 or 32"),
+        ({"BitsStored": 0}, "BitsStored is 0, not 1 to BitsAllocated, which is 16"),
+        ({"BitsStored": 17}, "BitsStored is 17"),
+        ({"PixelRepresentation": 2}, "PixelRepresentation is 2, not 0 or 1"),
+        ({"SamplesPerPixel": 3}, "SamplesPerPixel is 3, not 1"),
+        ({"NumberOfFrames": 2}, "NumberOfFrames is 2, not 1"),
+        ({"PhotometricInterpretation": "RGB"}, "PhotometricInterpretation is 'RGB'"),
+        ({"PhotometricInterpretation": None}, "PhotometricInterpretation is None"),
+    ],
+)
+def test_a_header_that_makes_no_image(attributes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UnreadablePixels, match=sentence):
+        pixels.model_input(reread(changed(**attributes)))
+
+
+@pytest.mark.parametrize(
+    "keyword", ["Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation", "PixelData"]
+)
+def test_a_missing_attribute_is_named(keyword: str) -> None:
+    ds = changed()
+    del ds[keyword]
+    with pytest.raises(UnreadablePixels, match=f"{keyword} is missing"):
+        pixels.model_input(reread(ds))
+
+
+def test_padding_after_the_pixels_is_ignored() -> None:
+    ds = changed()
+    padded = changed(PixelData=ds.PixelData + b"\x7f" * 10)
+    assert (pixels.model_input(reread(ds)).array == pixels.model_input(reread(padded)).array).all()
+
+
+COMPRESSED = [
+    syntax for syntax in (images.LOSSLESS | images.LOSSY).values() if syntax.startswith("1.2.840.10008.1.2.4")
+]
+
+
+@pytest.mark.parametrize("syntax", COMPRESSED)
+def test_a_truncated_or_broken_codestream_is_no_image(syntax: uid.UID) -> None:
+    stored = images.pattern(128, 128, 8)
+    codestream = images.compressed(stored, 8, syntax)
+    ds = images.dataset(stored, 8, syntax)
+    for broken in (codestream[: len(codestream) // 2], codestream[:20], b"\0" * 200):
+        ds.PixelData = encapsulate([broken])
+        with pytest.raises(UnreadablePixels, match=r"^The .*\.$"):
+            pixels.model_input(reread(ds))
+
+
+@pytest.mark.parametrize("syntax", [*COMPRESSED, uid.RLELossless])
+def test_a_codestream_of_another_size_is_refused(syntax: uid.UID) -> None:
+    ds = images.dataset(images.pattern(128, 128, 8), 8, syntax)
+    ds.Rows = 64
+    with pytest.raises(UnreadablePixels):
+        pixels.model_input(reread(ds))
+
+
+def test_a_codestream_that_claims_gigabytes_is_refused_before_decoding() -> None:
+    ds = images.dataset(images.pattern(128, 128, 8), 8, uid.JPEGBaseline8Bit)
+    size = b"\x08\x00\x80\x00\x80\x01"  # precision, rows, columns, components
+    assert size in ds.PixelData
+    ds.PixelData = ds.PixelData.replace(size, b"\x08\xff\xff\xff\xff\x01")
+    with pytest.raises(UnreadablePixels, match="65535 rows and 65535 columns where the header says 128 and 128"):
+        pixels.model_input(reread(ds))
+
+
+def test_an_unknown_transfer_syntax_is_named() -> None:
+    ds = images.dataset(images.pattern(64, 64, 8), 8)
+    ds.file_meta.TransferSyntaxUID = uid.MPEG2MPML
+    with pytest.raises(UnreadablePixels, match="MPEG2"):
+        pixels.model_input(ds)
