@@ -20,6 +20,7 @@ COPY plugin/__init__.py plugin/stand_in.py plugin/weights.py plugin/
 COPY pyproject.toml checkpoint[s] checkpoints/
 ARG WEIGHTS=densenet121-res224-all
 ARG WEIGHTS_SHA256=
+ENV ORT_DISABLE_TELEMETRY=1
 RUN .venv/bin/python -m plugin.weights prepare --weights "${WEIGHTS}" --sha256 "${WEIGHTS_SHA256}" --folder /model \
     && find /model -name '*.pt' ! -name stand-in.pt -delete
 
@@ -53,9 +54,10 @@ COPY docker/ docker/
 COPY upload.py ./
 COPY plugin/ plugin/
 RUN .venv/bin/python -m compileall -q plugin
-# The base image starts Orthanc in another folder, and a file of the user's may define the same section.
+# The base image starts Orthanc in a folder of its own. ONNX Runtime would report its use to its maker.
 ENV ORTHANC__PYTHON_SCRIPT=/opt/chest-xray/plugin/main.py \
-    ORTHANC__CHEST_X_RAY__MODEL_FOLDER=/opt/chest-xray/model
+    ORTHANC__CHEST_X_RAY__MODEL_FOLDER=/opt/chest-xray/model \
+    ORT_DISABLE_TELEMETRY=1
 ARG WEIGHTS=densenet121-res224-all
 ARG WEIGHTS_SHA256=
 ENV WEIGHTS=${WEIGHTS} WEIGHTS_SHA256=${WEIGHTS_SHA256}

@@ -33,8 +33,8 @@ __all__ = ["TRANSFER_SYNTAXES", "draw", "radiograph", "samples", "to_bytes"]
 SOP_CLASSES = {"CR": uid.ComputedRadiographyImageStorage, "DX": uid.DigitalXRayImageStorageForPresentation}
 
 PROJECTIONS = {
-    "PA": ("399348003", "postero-anterior"),
-    "AP": ("399067008", "antero-posterior"),
+    "PA": ("272479007", "postero-anterior"),
+    "AP": ("399348003", "antero-posterior"),
     "LL": ("399173006", "left lateral"),
     "RL": ("399198007", "right lateral"),
 }
@@ -194,7 +194,7 @@ def _describe(ds: Dataset, seed: int, patient_id: str, modality: str, view: str)
         ds.PresentationIntentType = "FOR PRESENTATION"
         ds.DetectorType, ds.PositionerType = "DIRECT", "NONE"
         ds.ImageLaterality = "U"
-        ds.AnatomicRegionSequence = [_code("51185008", "Chest")]
+        ds.AnatomicRegionSequence = [_code("816094009", "Chest")]
         ds.ViewCodeSequence = [_code(code, meaning)]
         ds.ViewCodeSequence[0].ViewModifierCodeSequence = []
         ds.AcquisitionContextSequence = []

@@ -51,7 +51,8 @@ HAS_CONCEPT_MOD: Final = RelationshipTypeValues.HAS_CONCEPT_MOD
 HAS_OBS_CONTEXT: Final = RelationshipTypeValues.HAS_OBS_CONTEXT
 INFERRED_FROM: Final = RelationshipTypeValues.INFERRED_FROM
 
-Settings = tuple[tuple[str, str | int | float | bool], ...]
+Settings = tuple[tuple[str, str], ...]
+"""Names and values, the latter as JSON: as a cache's key, True and 1 would be the same."""
 
 
 def derived_uid(*parts: str) -> str:
@@ -69,7 +70,14 @@ def encoded_content(source: Dataset, report: Report) -> bytes:
 
     :raises CannotReport: if the image's UIDs cannot be referred to.
     """
-    return _fill(_template(report.model, tuple(report.settings.items())), Blanks.of(source, report))
+    pieces, placeholders = _template(report.model, settings_of(report))
+    values = dict(zip(placeholders, Blanks.of(source, report).encoded(), strict=True))
+    return b"".join([values.get(piece, piece) for piece in pieces])
+
+
+def settings_of(report: Report) -> Settings:
+    """What determined the scores beside the model."""
+    return tuple((name, json.dumps(value)) for name, value in report.settings.items())
 
 
 def encode(ds: Dataset) -> bytes:
@@ -106,11 +114,12 @@ class Blanks:
     @classmethod
     def of(cls, source: Dataset, report: Report) -> Blanks:
         """What one image's report says."""
+        digest = report.digest.hex()
         return cls(
             sop_class_uid=required_uid(source, "SOPClassUID"),
             sop_instance_uid=required_uid(source, "SOPInstanceUID"),
             comment=_comment(report),
-            findings=tuple(_finding(report, label) for label in report.scores),
+            findings=tuple(_finding(report, label, digest) for label in report.scores),
         )
 
     @classmethod
@@ -128,10 +137,10 @@ class Blanks:
         return [_value(vr, text) for vr, text in values]
 
 
-def _finding(report: Report, label: str) -> Finding:
+def _finding(report: Report, label: str, digest: str) -> Finding:
     present = PRESENT if report.present(label) else ABSENT
     return Finding(
-        tracking_uid=derived_uid("finding", report.digest.hex(), label),
+        tracking_uid=derived_uid("finding", digest, label),
         percent=format_number_as_ds(report.scores[label] * 100),
         present=present.value,
         present_meaning=present.meaning,
@@ -140,7 +149,8 @@ def _finding(report: Report, label: str) -> Finding:
 
 def _comment(report: Report) -> str:
     """For people: what the scores are, and what is unusual about this image."""
-    about = f"{DISCLAIMER} Here that is {OPERATING_POINT:.0%}: a score that reaches it is reported as Present."
+    point = f"{OPERATING_POINT * 100:g} %"
+    about = f"{DISCLAIMER} Scores stand here in percent: a finding whose score reaches {point} is called Present."
     return "\r\n".join((*(() if report.model.trained else (STAND_IN_WARNING,)), about, *report.warnings))
 
 
@@ -190,8 +200,8 @@ def _algorithm(model: Model, settings: Settings) -> list[ContentItem]:
         _text(codes.DCM.AlgorithmVersion, model.version, HAS_CONCEPT_MOD),
         # One item each: dsr2html moves longer texts into an annex.
         *(
-            _text(codes.DCM.AlgorithmParameters, f"{name}: {json.dumps(value)}", HAS_CONCEPT_MOD)
-            for name, value in (("weights", model.weights), *settings)
+            _text(codes.DCM.AlgorithmParameters, f"{name}: {value}", HAS_CONCEPT_MOD)
+            for name, value in (("weights", json.dumps(model.weights)), *settings)
         ),
     ]
 
@@ -258,19 +268,13 @@ def _image(blanks: Blanks, relationship: RelationshipTypeValues) -> ContentItem:
 
 
 @lru_cache(maxsize=8)
-def _template(model: Model, settings: Settings) -> tuple[bytes, ...]:
-    """The encoded content, cut at its placeholders, which stay in as pieces of their own."""
-    placeholders = Blanks.placeholders(sum(map(bool, model.labels)))
-    ds = content(model, settings, placeholders)
+def _template(model: Model, settings: Settings) -> tuple[list[bytes], list[bytes]]:
+    """The encoded content, cut so that each placeholder is a piece of its own; and the placeholders."""
+    blanks = Blanks.placeholders(sum(map(bool, model.labels)))
+    ds = content(model, settings, blanks)
     _leave_lengths_undefined(ds)
-    cuts = b"|".join(map(re.escape, placeholders.encoded()))
-    return tuple(re.split(b"(" + cuts + b")", encode(ds)))
-
-
-def _fill(template: tuple[bytes, ...], blanks: Blanks) -> bytes:
-    placeholders = Blanks.placeholders(len(blanks.findings)).encoded()
-    values = dict(zip(placeholders, blanks.encoded(), strict=True))
-    return b"".join([values.get(piece, piece) for piece in template])
+    placeholders = blanks.encoded()
+    return re.split(b"(" + b"|".join(map(re.escape, placeholders)) + b")", encode(ds)), placeholders
 
 
 def _leave_lengths_undefined(ds: Dataset) -> None:

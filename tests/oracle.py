@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydicom.pixels.decoders.base import JPEGBaseline8BitDecoder
+from pydicom.pixels.decoders.base import JPEGBaseline8BitDecoder, JPEGExtended12BitDecoder
 
 from plugin.weights import DEFAULT, torchxrayvision
 
@@ -18,19 +18,21 @@ Floats = npt.NDArray[np.float32]
 
 
 @cache
-def _settle_jpeg_decoder() -> None:
-    """Have pydicom decode JPEG baseline with Pillow, or GDCM where installed.
+def _settle_jpeg_decoders() -> None:
+    """Have pydicom decode lossy JPEG with GDCM or Pillow where they can.
 
-    Both do so bit by bit alike, as nearly everything built on the Independent JPEG Group's library. pydicom would
-    prefer pylibjpeg-libjpeg, which rounds otherwise and is there in tests only for what those two cannot decode.
+    Both do so bit by bit alike, as nearly everything built on the Independent JPEG Group's library. pylibjpeg-libjpeg
+    rounds otherwise; tests have it for what those two cannot decode, and pydicom would prefer it to Pillow.
     """
-    if "pylibjpeg" in JPEGBaseline8BitDecoder.available_plugins:
-        JPEGBaseline8BitDecoder.remove_plugin("pylibjpeg")
+    for decoder in (JPEGBaseline8BitDecoder, JPEGExtended12BitDecoder):
+        if "pylibjpeg" in decoder.available_plugins:
+            decoder.remove_plugin("pylibjpeg")
+            decoder.add_plugin("pylibjpeg", ("pydicom.pixels.decoders.pylibjpeg", "_decode_frame"))
 
 
 def read(dicom: bytes) -> Floats:
     """Decode and normalise: (1, rows, columns) in -1024..1024."""
-    _settle_jpeg_decoder()
+    _settle_jpeg_decoders()
     image: Floats = torchxrayvision().utils.read_xray_dcm(io.BytesIO(dicom))
     return image[None]
 

@@ -10,6 +10,8 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom import uid
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 
 from demo import phantoms
 from demo.phantoms import LOSSY, SAMPLES, TRANSFER_SYNTAXES, draw, radiograph, samples, to_bytes
@@ -86,6 +88,20 @@ def test_every_transfer_syntax_holds_the_drawing(syntax: uid.UID, bits: int) -> 
 def test_monochrome1_is_the_same_picture_inverted() -> None:
     bright, dark = small(6), small(6, photometric="MONOCHROME1")
     assert (bright.pixel_array.astype(int) + dark.pixel_array == 4095).all()
+
+
+@pytest.mark.parametrize(
+    "view, code",
+    [
+        ("PA", codes.cid4010.PosteroAnterior),
+        ("AP", codes.cid4010.AnteroPosterior),
+        ("LL", codes.cid4010.LeftLateral),
+        ("RL", codes.cid4010.RightLateral),
+    ],
+)
+def test_the_view_is_coded(view: str, code: Code) -> None:
+    item = small(view=view).ViewCodeSequence[0]
+    assert (item.CodeValue, item.CodeMeaning) == (code.value, code.meaning)
 
 
 def test_overrides_set_and_remove_attributes() -> None:

@@ -122,9 +122,9 @@ def test_any_image(ds: Dataset) -> None:
 
 
 def deeper(syntax: uid.UID, extra: int) -> Dataset:
-    """A 16-bit image with a few values above 4095 and BitsStored 12."""
+    """A 16-bit image with a patch of values above 4095 and BitsStored 12."""
     stored = images.pattern(240, 240, 12)
-    stored[100:104, 100:104] = 4095 + extra
+    stored[100:140, 100:140] = 4095 + extra
     ds = images.dataset(stored, 16, syntax)
     ds.BitsStored, ds.HighBit = 12, 11
     return ds
@@ -133,7 +133,7 @@ def deeper(syntax: uid.UID, extra: int) -> Dataset:
 @pytest.mark.parametrize("syntax", images.LOSSLESS.values(), ids=images.LOSSLESS)
 def test_bits_above_bits_stored_are_ignored_with_a_warning(syntax: uid.UID) -> None:
     decoded = pixels.decode(reread(deeper(syntax, extra=101)))
-    assert (decoded.stored[100:104, 100:104] == 100).all()
+    assert (decoded.stored[100:140, 100:140] == 100).all()
     assert decoded.stored.max() <= 4095
     assert len(decoded.warnings) == 1
     assert "more than 12 bits (BitsStored)" in decoded.warnings[0]
@@ -145,13 +145,13 @@ def test_where_torchxrayvision_can_read_such_values_ours_are_the_same() -> None:
 
 @pytest.mark.parametrize("syntax", [uid.JPEGLSNearLossless, uid.JPEG2000, uid.HTJ2K, images.JPEG_XL])
 def test_overshoots_of_lossy_compression_are_clipped_with_a_warning(syntax: uid.UID) -> None:
-    ds = deeper(syntax, extra=30)
+    ds = deeper(syntax, extra=300)
     if syntax not in images.UNKNOWN_TO_PYDICOM:
         with pytest.raises(ValueError, match="higher than expected bound"):
             oracle.model_input(images.dicom(ds))
     decoded = pixels.decode(reread(ds))
     assert decoded.stored.max() == 4095
-    assert decoded.stored[100:104, 100:104].min() > 4000
+    assert (decoded.stored[105:135, 105:135] == 4095).mean() > 0.9
     assert "overshoots" in decoded.warnings[0]
 
 
@@ -215,7 +215,7 @@ def changed(**attributes: Any) -> Dataset:
         ({"SamplesPerPixel": 3}, "SamplesPerPixel is 3, not 1"),
         ({"NumberOfFrames": 2}, "NumberOfFrames is 2, not 1"),
         ({"PhotometricInterpretation": "RGB"}, "PhotometricInterpretation is 'RGB'"),
-        ({"PhotometricInterpretation": None}, "PhotometricInterpretation is None"),
+        ({"PhotometricInterpretation": None}, "PhotometricInterpretation is '', not MONOCHROME1 or MONOCHROME2"),
     ],
 )
 def test_a_header_that_makes_no_image(attributes: dict[str, Any], sentence: str) -> None:
@@ -239,12 +239,10 @@ def test_padding_after_the_pixels_is_ignored() -> None:
     assert (pixels.model_input(reread(ds)).array == pixels.model_input(reread(padded)).array).all()
 
 
-COMPRESSED = [
-    syntax for syntax in (images.LOSSLESS | images.LOSSY).values() if syntax.startswith("1.2.840.10008.1.2.4")
-]
+JPEGS = [s for s in (images.LOSSLESS | images.LOSSY).values() if s.startswith("1.2.840.10008.1.2.4")]
 
 
-@pytest.mark.parametrize("syntax", COMPRESSED)
+@pytest.mark.parametrize("syntax", JPEGS)
 def test_a_truncated_or_broken_codestream_is_no_image(syntax: uid.UID) -> None:
     stored = images.pattern(128, 128, 8)
     codestream = images.compressed(stored, 8, syntax)
@@ -255,7 +253,7 @@ def test_a_truncated_or_broken_codestream_is_no_image(syntax: uid.UID) -> None:
             pixels.model_input(reread(ds))
 
 
-@pytest.mark.parametrize("syntax", [*COMPRESSED, uid.RLELossless])
+@pytest.mark.parametrize("syntax", [*JPEGS, uid.RLELossless])
 def test_a_codestream_of_another_size_is_refused(syntax: uid.UID) -> None:
     ds = images.dataset(images.pattern(128, 128, 8), 8, syntax)
     ds.Rows = 64
@@ -273,7 +271,7 @@ def test_a_codestream_that_claims_gigabytes_is_refused_before_decoding() -> None
 
 
 def test_an_unknown_transfer_syntax_is_named() -> None:
-    ds = images.dataset(images.pattern(64, 64, 8), 8)
+    ds = images.dataset(images.pattern(64, 64, 8), 8, uid.JPEGBaseline8Bit)
     ds.file_meta.TransferSyntaxUID = uid.MPEG2MPML
-    with pytest.raises(UnreadablePixels, match="MPEG2"):
+    with pytest.raises(UnreadablePixels, match="transfer syntax MPEG2 Main Profile / Main Level cannot be decoded"):
         pixels.model_input(ds)

@@ -26,7 +26,7 @@ from pydicom.sr.coding import Code
 
 from plugin import sr
 from plugin.codes import FINDINGS, PRIVATE_SCHEME
-from plugin.content import Blanks, content, encode
+from plugin.content import Blanks, content, encode, settings_of
 from plugin.report import DISCLAIMER, Image, Model, Report
 from plugin.sr_reader import read
 from tests import sr_sources, sr_validators
@@ -254,11 +254,16 @@ def lines(item: Dataset, level: int) -> Iterator[str]:
 def test_filling_in_the_blanks_gives_what_building_the_whole_tree_gives(changes: Mapping[str, Any]) -> None:
     source = dataset(SOPInstanceUID=b"1.2.3.45", SpecificCharacterSet=b"ISO_IR 192")
     report = report_on(source, **changes)
-    naive = content(report.model, tuple(report.settings.items()), Blanks.of(source, report))
+    naive = content(report.model, settings_of(report), Blanks.of(source, report))
     again = pydicom.dcmread(BytesIO(encode(naive)), force=True)
     filled = written(source, **changes)
     assert filled.ContentSequence == again.ContentSequence
     assert len(filled.ContentSequence) == 11
+
+
+def test_a_setting_that_is_true_and_one_that_is_1_are_told_apart() -> None:
+    said = [read(written(settings={"flag": value}))["model"]["flag"] for value in (True, 1, 1.0, "1")]
+    assert [str(value) for value in said] == ["True", "1", "1.0", "1"]
 
 
 def test_codes_are_those_of_the_table_and_none_that_mean_something_else() -> None:
@@ -448,7 +453,8 @@ def test_slicer_recognises_the_template_and_finds_the_image_in_the_evidence() ->
 
 def test_highdicom_reads_the_groups_as_measurements(tmp_path: Path) -> None:
     written().save_as(tmp_path / "report.dcm")
-    parsed = srread(tmp_path / "report.dcm").content.get_image_measurement_groups()
+    report: Any = srread(tmp_path / "report.dcm").content
+    parsed = report.get_image_measurement_groups()
     assert [group.tracking_identifier for group in parsed] == list(FINDINGS)
     assert parsed[0].finding_type == Code("46621007", "SCT", "Atelectasis")
     assert parsed[0].get_measurements()[0].value == pytest.approx(SCORES["Atelectasis"] * 100)
