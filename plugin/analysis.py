@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
+from typing import Final, Literal
 
 import pydicom
 from pydicom import Dataset
@@ -16,13 +17,20 @@ from plugin import eligibility, pixels, sr
 from plugin.classifier import Classifier
 from plugin.report import Image, Report
 
+SETTINGS: Final = {"crop": "center", "resize": "224x224", "voi_lut": False}
+"""What else determines the scores: TorchXRayVision's XRayCenterCrop, XRayResizer(224), and read_xray_dcm's default."""
 
-class Skipped(Exception):
-    """The instance is not ours to classify; the sentence says why."""
 
+class NotClassified(Exception):
+    """There is no report on this instance; the sentence says why.
 
-class Failed(Exception):
-    """The instance is ours but cannot be classified; the sentence says why."""
+    `state` is `skipped` if it is not ours to classify and `failed` if it is ours but cannot be classified; `image`
+    holds its identifiers, unless not even they can be read.
+    """
+
+    def __init__(self, state: Literal["skipped", "failed"], reason: str, image: Image | None) -> None:
+        super().__init__(reason)
+        self.state, self.image = state, image
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,54 +47,51 @@ def analyse(data: bytes, classify: Classifier, created: datetime, body_parts: Se
 
     :param created: the moment that the report is to carry; nothing else depends on it.
     :param body_parts: further values of BodyPartExamined that are skipped.
-    :raises Skipped, Failed: with a sentence for the reader.
+    :raises NotClassified: with a sentence for the reader.
     """
     clock = Stopwatch()
     with clock("parse"):
         source = parse(data)
         if reason := eligibility.why_not(source, body_parts):
-            raise Skipped(reason)
+            raise NotClassified("skipped", reason, describe(source))
     try:
         with clock("decode"):
             decoded = pixels.decode(source)
         with clock("resize"):
             image = pixels.prepare(decoded)
-    except pixels.UnreadablePixels as problem:
-        raise Failed(str(problem)) from None
-    with clock("model"):
-        prediction = classify(image.array[None])
-    with clock("report"):
-        report = Report(
-            image=describe(source, image.sha256),
-            model=classify.model,
-            scores={
-                label: float(score)
-                for label, score in zip(classify.model.labels, prediction.scores[0], strict=True)
-                if label
-            },
-            settings={"crop": "center", "resize": "224x224", "voi_lut": False},
-            warnings=(*eligibility.warnings(source), *image.warnings),
-        )
-        try:
+        with clock("model"):
+            prediction = classify(image.array[None])
+        with clock("report"):
+            labelled = zip(classify.model.labels, prediction.scores[0], strict=True)
+            report = Report(
+                image=describe(source, image.sha256),
+                model=classify.model,
+                scores={label: float(score) for label, score in labelled if label},
+                settings=SETTINGS,
+                warnings=(*eligibility.warnings(source), *image.warnings),
+            )
             document = sr.structured_report(source, report, created)
-        except sr.CannotReport as problem:
-            raise Failed(str(problem)) from None
+    except (pixels.UnreadablePixels, sr.CannotReport) as problem:
+        raise NotClassified("failed", str(problem), describe(source)) from None
     return Analysis(report, document, clock.milliseconds)
 
 
 def parse(data: bytes) -> Dataset:
-    """:raises Failed: if this is not a DICOM file that pydicom can read."""
+    """:raises NotClassified: if this is not a DICOM file that pydicom can read."""
     try:
         return pydicom.dcmread(BytesIO(data), force=True)
     except Exception as problem:  # whatever a malformed header makes a parser raise
-        raise Failed(f"The DICOM header cannot be read: {problem}") from None
+        raise NotClassified("failed", f"The DICOM header cannot be read: {problem}", None) from None
 
 
-def describe(source: Dataset, pixels_sha256: str) -> Image:
+def describe(source: Dataset, pixels_sha256: str = "") -> Image:
     """The identifiers that a result carries, as text; '' where the image has none."""
 
     def text(keyword: str) -> str:
-        value = source.get(keyword)
+        try:
+            value = source.get(keyword)
+        except Exception:  # a value that contradicts its own VR
+            return ""
         return "" if value is None else str(value)
 
     return Image(

@@ -52,7 +52,7 @@ HAS_OBS_CONTEXT: Final = RelationshipTypeValues.HAS_OBS_CONTEXT
 INFERRED_FROM: Final = RelationshipTypeValues.INFERRED_FROM
 
 Settings = tuple[tuple[str, str], ...]
-"""Names and values, the latter as JSON: as a cache's key, True and 1 would be the same."""
+"""Names and values, the latter as text: as a cache's key, True and 1 would be the same."""
 
 
 def derived_uid(*parts: str) -> str:
@@ -77,7 +77,17 @@ def encoded_content(source: Dataset, report: Report) -> bytes:
 
 def settings_of(report: Report) -> Settings:
     """What determined the scores beside the model."""
-    return tuple((name, json.dumps(value)) for name, value in report.settings.items())
+    return tuple((name, _readable(value)) for name, value in report.settings.items())
+
+
+def _readable(value: str | int | float | bool) -> str:
+    """A word as it is, and all else as JSON, so that a number's text and the number can be told apart."""
+    if isinstance(value, str):
+        try:
+            json.loads(value)
+        except ValueError:
+            return value
+    return json.dumps(value)
 
 
 def encode(ds: Dataset) -> bytes:
@@ -201,7 +211,7 @@ def _algorithm(model: Model, settings: Settings) -> list[ContentItem]:
         # One item each: dsr2html moves longer texts into an annex.
         *(
             _text(codes.DCM.AlgorithmParameters, f"{name}: {value}", HAS_CONCEPT_MOD)
-            for name, value in (("weights", json.dumps(model.weights)), *settings)
+            for name, value in (("weights", model.weights), *settings)
         ),
     ]
 

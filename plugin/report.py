@@ -78,9 +78,7 @@ class Report:
     def __post_init__(self) -> None:
         """Refuse scores that are not the model's."""
         if tuple(self.scores) != tuple(label for label in self.model.labels if label):
-            raise ValueError(
-                f"the scores' labels {list(self.scores)} are not the model's {list(self.model.labels)}"
-            )
+            raise ValueError(f"the scores' labels {list(self.scores)} are not the model's {list(self.model.labels)}")
 
     def present(self, label: str) -> bool:
         """Whether the finding reaches the operating point; from the unrounded score."""

@@ -68,11 +68,11 @@ def structured_report(source: Dataset, report: Report, created: datetime) -> Doc
 
 def _structured_report(source: Dataset, report: Report, created: datetime) -> Document:
     ds = patient_and_study(source)
+    ds.InstanceNumber = _instance_number(source)
     identity = (report.digest.hex(), hashlib.sha256(encode(ds)).hexdigest())
     ds.update(_of_model(report.model))
     ds.SOPInstanceUID = derived_uid("report", str(FORM), *identity)
     ds.SeriesInstanceUID = derived_uid("series", str(ds.StudyInstanceUID), *_identity(report.model))
-    ds.InstanceNumber = _instance_number(source)
     ds.CurrentRequestedProcedureEvidenceSequence = [_evidence(source)]
     _set_created(ds, created)
 

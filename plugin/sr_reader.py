@@ -15,7 +15,8 @@ from plugin.codes import PRESENT
 
 
 def read(ds: Dataset) -> dict[str, Any]:
-    """What a report of ours says, as JSON-ready values; `scores` maps labels to 0..1 as exactly as DS allows.
+    """What a report of ours says, as JSON-ready values; `scores` maps labels to 0..1 as exactly as DS allows,
+    `codes` each label to its finding and site as value, scheme and meaning, `comment` is a list of lines.
 
     :raises ValueError: if this is not one of our reports.
     """
@@ -67,13 +68,21 @@ def _read_evidence(ds: Dataset) -> dict[str, str]:
 
 
 def _read_model(ds: Dataset, group: Dataset) -> dict[str, Any]:
-    parameters = [item.TextValue.split(": ", 1) for item in _named(group.ContentSequence, codes.DCM.AlgorithmParameters)]
+    parameters = _named(group.ContentSequence, codes.DCM.AlgorithmParameters)
     return {
         "name": _one(group, codes.DCM.AlgorithmName).TextValue,
         "version": _one(group, codes.DCM.AlgorithmVersion).TextValue,
         "weights_sha256": _one(ds, codes.DCM.DeviceObserverSerialNumber).TextValue,
-        **{name: json.loads(value) for name, value in parameters},
+        **{name: _setting(text) for name, text in (item.TextValue.split(": ", 1) for item in parameters)},
     }
+
+
+def _setting(text: str) -> Any:
+    """JSON's value, or the text itself if it is not JSON."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _read_score(group: Dataset) -> float:

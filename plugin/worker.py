@@ -9,7 +9,7 @@ import ctypes
 import os
 import resource
 import signal
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -81,7 +81,7 @@ def _classify(instance: str, study: str) -> Outcome:
     from plugin import analysis
 
     model = _current_model()
-    created = datetime.now(UTC).astimezone()
+    created = _now()
     clock = analysis.Stopwatch()
     with clock("fetch"):
         data = _archive.file(instance)
@@ -89,14 +89,15 @@ def _classify(instance: str, study: str) -> Outcome:
         found = analysis.analyse(data, model, created, _settings.BodyParts)
         with clock("store"):
             report = _store(found.document.data, study)
-    except analysis.Skipped as why:
-        return _mark(instance, "skipped", str(why))
-    except (analysis.Failed, Refused) as why:
-        return _mark(instance, "failed", str(why))
+    except analysis.NotClassified as why:
+        image = {"image": asdict(why.image)} if why.image else {}
+        return _mark(instance, why.state, str(why), **image)
+    except Refused as why:
+        return _mark(instance, "failed", str(why), image=asdict(found.report.image))
     text = marks.mark(
         "done",
         instance,
-        created=created.isoformat(timespec="milliseconds"),
+        created=created.isoformat(),
         **found.report.as_json(),
         sr={
             "instance": report,
@@ -146,6 +147,12 @@ def _store(sr: bytes, study: str) -> str:
     return stored.instance
 
 
-def _mark(instance: str, state: Literal["skipped", "failed"], reason: str) -> Outcome:
-    _archive.mark(instance, marks.mark(state, instance, reason=reason))
+def _mark(instance: str, state: Literal["skipped", "failed"], reason: str, **more: object) -> Outcome:
+    _archive.mark(instance, marks.mark(state, instance, reason=reason, created=_now().isoformat(), **more))
     return Outcome(state, reason)
+
+
+def _now() -> datetime:
+    """With the offset of the server's own time zone, to a millisecond."""
+    now = datetime.now(UTC).astimezone()
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)

@@ -62,14 +62,14 @@ def dataset(
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = syntax
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = uid.ComputedRadiographyImageStorage
-    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = "1.2.3"
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = uid.UID("1.2.3")
     ds.SamplesPerPixel = 1
     ds.PhotometricInterpretation = photometric
     ds.Rows, ds.Columns = stored.shape
     ds.BitsAllocated, ds.BitsStored, ds.HighBit = 8 * stored.dtype.itemsize, bits, bits - 1
     ds.PixelRepresentation = int(stored.dtype.kind == "i")
     if syntax in (*LOSSLESS.values(), *LOSSY.values()) and syntax not in list(LOSSLESS.values())[:4]:
-        ds.PixelData = encapsulate([compressed(stored, bits, syntax)])
+        ds.PixelData = encapsulate([bytes(compressed(stored, bits, syntax))])
         ds["PixelData"].VR = "OB"
         ds["PixelData"].is_undefined_length = True
     else:
@@ -80,7 +80,7 @@ def dataset(
     return ds
 
 
-def compressed(stored: Array, bits: int, syntax: uid.UID) -> bytes:
+def compressed(stored: Array, bits: int, syntax: uid.UID) -> bytes | bytearray:
     """One frame's codestream; `bits` is the precision that it declares."""
     unsigned = stored.view(f"u{stored.dtype.itemsize}") & ((1 << bits) - 1)
     encode: Any

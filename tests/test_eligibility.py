@@ -15,8 +15,8 @@ from pydicom.sr.codedict import codes
 from plugin import codes as our_codes
 from plugin import eligibility, sr
 from plugin.eligibility import why_not
+from tests.sr_reports import report_on
 from tests.sr_sources import code, dataset
-from tests.test_sr import report_on
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import socket
 import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,29 +26,23 @@ from demo.phantoms import radiograph, to_bytes
 from demo.serve import ROOT
 from plugin import sr
 from tests import oracle
-from tests.pacs import Pacs, wait_for
+from tests.pacs import Pacs, free_port, wait_for
 
 
 @pytest.fixture(scope="module")
-def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pacs]:
-    with Pacs(tmp_path_factory.mktemp("pacs")) as running:
+def pacs(tmp_path_factory: pytest.TempPathFactory, prepared_model: Path) -> Iterator[Pacs]:
+    with Pacs(tmp_path_factory.mktemp("pacs"), MODEL_FOLDER=str(prepared_model.parent)) as running:
         running.wait_until_ready()
         yield running
 
 
-@pytest.fixture(scope="module")
-def model(pacs: Pacs, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The same weights as the server's, loaded by TorchXRayVision."""
-    return oracle.load(ROOT / "build/models/stand-in.pt", tmp_path_factory.mktemp("xrv"))
-
-
-def expect_report(pacs: Pacs, model: Any, instance: str, data: bytes) -> None:
+def expect_report(pacs: Pacs, densenet: Any, instance: str, data: bytes) -> None:
     """One SR, in the image's own study, with TorchXRayVision's scores, and the same scores in the JSON."""
     result = pacs.result(instance)
     assert result["state"] == "done", result
     assert pacs.reports_beside(instance) == [result["sr"]["instance"]]
-    expected = oracle.scores(model, oracle.model_input(data))
-    assert list(result["scores"]) == model.pathologies
+    expected = oracle.scores(densenet, oracle.model_input(data))
+    assert list(result["scores"]) == densenet.pathologies
     np.testing.assert_allclose(list(result["scores"].values()), expected, atol=1e-4, rtol=0)
     report = pacs.report(result)
     assert report.SOPInstanceUID == result["sr"]["SOPInstanceUID"]
@@ -56,12 +52,12 @@ def expect_report(pacs: Pacs, model: Any, instance: str, data: bytes) -> None:
     assert "stand-in" in report.SeriesDescription
 
 
-def test_by_rest(pacs: Pacs, model: Any) -> None:
+def test_by_rest(pacs: Pacs, densenet: Any) -> None:
     data = to_bytes(radiograph(1))
-    expect_report(pacs, model, pacs.upload(data), data)
+    expect_report(pacs, densenet, pacs.upload(data), data)
 
 
-def test_as_a_zip(pacs: Pacs, model: Any) -> None:
+def test_as_a_zip(pacs: Pacs, densenet: Any) -> None:
     images = [to_bytes(radiograph(seed, modality="CR", rows=300, columns=260)) for seed in (11, 12)]
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as zipped:
@@ -71,19 +67,19 @@ def test_as_a_zip(pacs: Pacs, model: Any) -> None:
     instances = [one["ID"] for one in answer.json()]
     assert len(instances) == 2
     for instance, data in zip(instances, images, strict=True):
-        expect_report(pacs, model, instance, data)
+        expect_report(pacs, densenet, instance, data)
 
 
 @pytest.mark.parametrize(
     ("seed", "syntax", "option"),
     [(21, uid.ExplicitVRLittleEndian, "-xe"), (22, uid.JPEGLosslessSV1, "-xs"), (23, uid.RLELossless, "-xr")],
 )
-def test_by_c_store(pacs: Pacs, model: Any, tmp_path: Path, seed: int, syntax: uid.UID, option: str) -> None:
+def test_by_c_store(pacs: Pacs, densenet: Any, tmp_path: Path, seed: int, syntax: uid.UID, option: str) -> None:
     ds = radiograph(seed, rows=512, columns=400, photometric="MONOCHROME1", transfer_syntax=syntax)
     file = tmp_path / "image.dcm"
     file.write_bytes(to_bytes(ds))
     subprocess.run(["storescu", option, "127.0.0.1", str(pacs.dicom_port), str(file)], check=True)
-    expect_report(pacs, model, pacs.instance(ds.SOPInstanceUID), file.read_bytes())
+    expect_report(pacs, densenet, pacs.instance(ds.SOPInstanceUID), file.read_bytes())
 
 
 def test_other_machines_do_not_get_in_over_http(pacs: Pacs) -> None:
@@ -97,14 +93,14 @@ def test_other_machines_do_not_get_in_over_http(pacs: Pacs) -> None:
     assert answer.status_code in (401, 403)
 
 
-def test_by_stow_rs(pacs: Pacs, model: Any) -> None:
+def test_by_stow_rs(pacs: Pacs, densenet: Any) -> None:
     ds = radiograph(31, rows=512, columns=512, bits_stored=8)
     data = to_bytes(ds)
     body = b"--cut\r\nContent-Type: application/dicom\r\n\r\n" + data + b"\r\n--cut--\r\n"
     headers = {"Content-Type": 'multipart/related; type="application/dicom"; boundary=cut'}
     answer = pacs.session.post(f"{pacs.url}/dicom-web/studies", data=body, headers=headers, timeout=60)
     assert answer.ok, answer.text
-    expect_report(pacs, model, pacs.instance(ds.SOPInstanceUID), data)
+    expect_report(pacs, densenet, pacs.instance(ds.SOPInstanceUID), data)
 
 
 @pytest.fixture
@@ -124,7 +120,7 @@ def sign_in(browser: webdriver.Chrome, pacs: Pacs) -> None:
 
 
 def test_by_the_upload_page_of_orthanc_explorer(
-    pacs: Pacs, model: Any, browser: webdriver.Chrome, tmp_path: Path
+    pacs: Pacs, densenet: Any, browser: webdriver.Chrome, tmp_path: Path
 ) -> None:
     ds = radiograph(41, rows=600, columns=500)
     file = tmp_path / "image.dcm"
@@ -134,7 +130,7 @@ def test_by_the_upload_page_of_orthanc_explorer(
     browser.find_element(By.CSS_SELECTOR, "#upload input[type=file]").send_keys(str(file))
     WebDriverWait(browser, 10).until(lambda page: file.name in page.find_element(By.ID, "upload-list").text)
     browser.find_element(By.ID, "upload-button").click()
-    expect_report(pacs, model, pacs.instance(ds.SOPInstanceUID), file.read_bytes())
+    expect_report(pacs, densenet, pacs.instance(ds.SOPInstanceUID), file.read_bytes())
 
 
 def test_the_page_shows_the_results_in_a_browser(pacs: Pacs, browser: webdriver.Chrome) -> None:
@@ -236,7 +232,7 @@ def test_the_status_counts(pacs: Pacs) -> None:
 
     def counted() -> bool | None:
         now = pacs.get("/chest-xray/status")
-        return (now["done"], now["skipped"]) == done and now["pending"] == 0 or None
+        return ((now["done"], now["skipped"]) == done and now["pending"] == 0) or None
 
     wait_for(counted, 5, pacs.log)
 
@@ -268,12 +264,56 @@ def test_results_as_lines_and_as_csv(pacs: Pacs) -> None:
     assert len(table.splitlines()) == len(lines) + 1
 
 
+def test_upload_py_waits_for_the_results_and_writes_what_the_routes_say(pacs: Pacs, tmp_path: Path) -> None:
+    folder, results = tmp_path / "images", tmp_path / "results"
+    folder.mkdir()
+    for seed in (95, 96):
+        (folder / f"{seed}.dcm").write_bytes(to_bytes(radiograph(seed, rows=200, columns=200)))
+    (folder / "hand.dcm").write_bytes(to_bytes(radiograph(97, rows=64, columns=64, BodyPartExamined="HAND")))
+    (folder / "notes.txt").write_text("not DICOM")
+    command = [sys.executable, "upload.py", str(folder), "--url", pacs.url, "--results", str(results)]
+    account = {"CHEST_XRAY_USER": pacs.user, "CHEST_XRAY_PASSWORD": pacs.password}
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | account, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 files: 3 new, 0 already there, 0 refused, 1 not DICOM" in done.stdout
+    assert "STAND-IN WEIGHTS" in done.stdout
+    files = sorted(results.glob("*.json"))
+    assert len(files) == 3
+    rows = pacs.session.get(f"{pacs.url}/chest-xray/results?format=csv", timeout=30).text.splitlines()
+    for file in files:
+        result = json.loads(file.read_bytes())
+        answer = pacs.session.get(f"{pacs.url}/instances/{result['instance']}/chest-xray", timeout=10)
+        assert answer.content == file.read_bytes()
+    table = (results / "results.csv").read_text().splitlines()
+    assert table[0] == rows[0]
+    assert set(table) <= set(rows)
+
+
+def test_the_demo_ends_with_reports(tmp_path: Path, prepared_model: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "chest.dcm").write_bytes(to_bytes(radiograph(98, rows=300, columns=300)))
+    environ = {"ONCE": "1", "DICOM": str(folder), "RESULTS": str(tmp_path / "results"), "WEIGHTS": "stand-in"}
+    environ |= {"MODEL_FOLDER": str(prepared_model.parent), "STORAGE": str(tmp_path / "storage")}
+    environ |= {"HTTP_PORT": str(free_port()), "DICOM_PORT": str(free_port()), "XDG_CONFIG_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "demo.demo"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 files: 1 new" in done.stdout or "1 file: 1 new" in done.stdout
+    assert len(list((tmp_path / "results").glob("*.json"))) == 1
+    kept = tmp_path / "orthanc-chest-xray" / "password"
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert kept.read_text().strip() in done.stdout
+
+
 def test_an_unknown_instance(pacs: Pacs) -> None:
     answer = pacs.session.get(f"{pacs.url}/instances/nobody/chest-xray", timeout=10)
     assert (answer.status_code, answer.json()) == (404, {"error": "Orthanc has no instance nobody"})
 
 
-@pytest.mark.parametrize("path", ["/chest-xray/status", "/chest-xray/", "/chest-xray/results", "/instances/x/chest-xray"])
+@pytest.mark.parametrize(
+    "path", ["/chest-xray/status", "/chest-xray/", "/chest-xray/results", "/instances/x/chest-xray"]
+)
 def test_nobody_gets_in_without_an_account(pacs: Pacs, path: str) -> None:
     assert requests.get(pacs.url + path, timeout=10).status_code == 401
 
@@ -308,8 +348,8 @@ def test_a_wrong_setting_stops_orthanc_with_its_name(tmp_path: Path) -> None:
     assert pacs.process.wait(timeout=10) != 0
 
 
-def test_what_was_pending_when_the_power_went_is_done_after_the_restart(tmp_path: Path) -> None:
-    with Pacs(tmp_path) as pacs:
+def test_what_was_pending_when_the_power_went_is_done_after_the_restart(tmp_path: Path, prepared_model: Path) -> None:
+    with Pacs(tmp_path, MODEL_FOLDER=str(prepared_model.parent)) as pacs:
         pacs.wait_until_ready()
         instances = [pacs.upload(to_bytes(radiograph(seed, rows=400, columns=400))) for seed in range(100, 112)]
         pacs.kill()

@@ -79,7 +79,10 @@ def test_what_is_not_a_radiograph_is_skipped_with_the_reason() -> None:
 
 @pytest.mark.parametrize(
     ("status", "reason"),
-    [(READY, "It is waiting to be classified"), ({"ready": False, "reason": "The model is missing"}, "The model is missing")],
+    [
+        (READY, "It is waiting to be classified"),
+        ({"ready": False, "reason": "The model is missing"}, "The model is missing"),
+    ],
 )
 def test_what_is_not_done_yet_is_pending_with_the_reason(status: dict[str, Any], reason: str) -> None:
     answer = json.loads(routes.result(FakeIndex(a=("DX", None)), status, "a").body)

@@ -1,4 +1,4 @@
-"""The report, against every validator there is, a real Orthanc, and what viewers are known to stumble over."""
+"""What a report says, how it is identified, and what viewers are known to stumble over."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import ast
 import dataclasses
 import json
 import re
-import subprocess
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -17,8 +15,7 @@ from typing import Any
 
 import pydicom
 import pytest
-import requests
-from highdicom.sr import Comprehensive3DSR, srread
+from highdicom.sr import srread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset
@@ -27,176 +24,14 @@ from pydicom.sr.coding import Code
 from plugin import sr
 from plugin.codes import FINDINGS, PRIVATE_SCHEME
 from plugin.content import Blanks, content, encode, settings_of
-from plugin.report import DISCLAIMER, Image, Model, Report
+from plugin.report import DISCLAIMER
 from plugin.sr_reader import read
-from tests import sr_sources, sr_validators
-from tests.sr_sources import UNWRITABLE, VARIANTS, dataset, dicom_file
+from tests import sr_validators
+from tests.sr_reports import MODEL, NOON, OTHER_REPORTS, SCORES, STAND_IN, report_on, written
+from tests.sr_sources import dataset, dicom_file
 
 # pydicom warns while it reads what these images bring.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
-
-NOON = datetime(2026, 3, 4, 12, 0, 0, 5, tzinfo=UTC)
-
-MODEL = Model(
-    name="densenet121-res224-all",
-    version="1.5.7",
-    weights_sha256="56524913dd16a906422e8d8b66a7a5c46be1d82eb7ac012d8103776f1aa68899",
-    trained=True,
-    labels=tuple(FINDINGS),
-    thresholds=(0.1,) * 18,
-)
-STAND_IN = dataclasses.replace(MODEL, trained=False, weights_sha256="0" * 64)
-SCORES = {label: 0.03 + number / 18.7 for number, label in enumerate(FINDINGS)}
-
-# What the image itself breaks and a report must repeat, since identity is never altered.
-INHERITED_ERRORS = {
-    "long PatientID": r".*</PatientID.*Length invalid.*",
-    "tab in PatientID": r".*</PatientID.*Character invalid.*",
-    "long name": r".*</PatientName.*Length invalid.*",
-    "long AccessionNumber, StudyID": r".*</(AccessionNumber|StudyID).*Length invalid.*",
-    "five name components": r".*</PatientName.*Too many delimiters.*",
-    "backslash in the name": r".*</PatientName.*Bad attribute Value Multiplicity.*",
-    "leading zeros in UIDs": r".*Leading zeroes in embedded numeric component.*",
-}
-DCMTK_OPTIONS = {"leading zeros in UIDs": ("--invalid-item-value",)}
-# dcentvfy compares bytes, so a text that was decoded and written as UTF-8 is another one to it.
-OTHER_CHARSET = r"Error - (Different PatientID for same Study|String attribute .* - Element=<PatientName>).*"
-MENDED = {
-    "Sex": r"Error - String attribute has different value - Element=<PatientSex>.*",
-    "": r"Warning - Attribute is empty \(zero length\) in one instance - OK only If Type 2 attribute in that IOD - .*",
-}
-
-
-def report_on(source: Dataset, **changes: Any) -> Report:
-    """A report; `changes` to its fields."""
-    keywords = (field.name for field in dataclasses.fields(Image) if field.name != "pixels_sha256")
-    image = Image(**{keyword: str(source.get(keyword, "")) for keyword in keywords}, pixels_sha256="ab" * 32)
-    fields = {"image": image, "model": MODEL, "scores": SCORES, "settings": {"crop": "center", "voi_lut": False}}
-    return Report(**{**fields, **changes})
-
-
-def written(source: Dataset | None = None, **changes: Any) -> Dataset:
-    """A report on `source`, written and read back."""
-    source = source or dataset()
-    return pydicom.dcmread(BytesIO(sr.structured_report(source, report_on(source, **changes), NOON).data))
-
-
-@lru_cache
-def variant(name: str) -> bytes:
-    """The image of one of the VARIANTS; each has a SOPInstanceUID of its own, or Orthanc would keep the first."""
-    number = list(VARIANTS).index(name)
-    return dicom_file(**{"SOPInstanceUID": f"1.2.3.{number}".encode(), **VARIANTS[name]})
-
-
-@lru_cache
-def variant_report(name: str) -> sr.Document:
-    """The report on it, with a stand-in model and a warning on every other one."""
-    source = pydicom.dcmread(BytesIO(variant(name)))
-    odd = list(VARIANTS).index(name) % 2
-    changes = {"model": STAND_IN, "warnings": ("ViewPosition is 'LL', a lateral view.",)} if odd else {}
-    return sr.structured_report(source, report_on(source, **changes), NOON)
-
-
-@pytest.fixture(scope="module")
-def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A plain Orthanc's address."""
-    with sr_validators.plain_orthanc(tmp_path_factory.mktemp("orthanc")) as address:
-        yield address
-
-
-PIXELMED_REPORTS: Mapping[str, Mapping[str, Any]] = {
-    "stand-in, with warnings": {"model": STAND_IN, "warnings": ("One.", "Two.")},
-    "fewer and unknown labels": {
-        "model": dataclasses.replace(MODEL, labels=("", "Pneumonia", "Support Devices", "Air Trapping Visible")),
-        "scores": {"Pneumonia": 0.5, "Support Devices": 0.0, "Air Trapping Visible": 1.0},
-    },
-}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def pixelmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, subprocess.Popen[str]]]:
-    """PixelMed's slow validator, started before the other tests and asked after them."""
-    folder = tmp_path_factory.mktemp("pixelmed")
-    running = {}
-    for number, (name, changes) in enumerate(PIXELMED_REPORTS.items()):
-        path = folder / f"{number}.dcm"
-        path.write_bytes(sr.structured_report(dataset(), report_on(dataset(), **changes), NOON).data)
-        running[name] = sr_validators.start_pixelmed(path)
-    yield running
-    for process in running.values():
-        process.kill()
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_whatever_the_image_brings_the_report_is_valid(name: str, tmp_path: Path) -> None:
-    image, report = tmp_path / "image.dcm", tmp_path / "report.dcm"
-    image.write_bytes(variant(name))
-    report.write_bytes(variant_report(name).data)
-    mended = next(pattern for word, pattern in MENDED.items() if word in name)
-    other_charset = "SpecificCharacterSet" in VARIANTS[name]
-    assert sr_validators.dciodvfy(report, INHERITED_ERRORS.get(name, "(?!)")) == []
-    assert sr_validators.dcentvfy(image, report, OTHER_CHARSET if other_charset else f"{mended}|{MENDED['']}") == []
-    assert sr_validators.dcmtk(report, *DCMTK_OPTIONS.get(name, ())) == []
-    assert isinstance(srread(report), Comprehensive3DSR)
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_orthanc_files_the_report_in_the_images_own_study(name: str, orthanc: str) -> None:
-    image = requests.post(f"{orthanc}/instances", variant(name), timeout=10).json()
-    report = requests.post(f"{orthanc}/instances", variant_report(name).data, timeout=10).json()
-    assert image["Status"] == report["Status"] == "Success"
-    assert report["ParentPatient"] == image["ParentPatient"]
-    assert report["ParentStudy"] == image["ParentStudy"]
-    assert report["ParentSeries"] != image["ParentSeries"]
-
-
-@pytest.mark.parametrize("name", UNWRITABLE)
-def test_where_no_report_can_stand_the_reason_names_the_attribute(name: str) -> None:
-    changes, keyword = UNWRITABLE[name]
-    source = dataset(**changes)
-    with pytest.raises(sr.CannotReport, match=rf"^{keyword} .*\.$"):
-        sr.structured_report(source, report_on(source), NOON)
-
-
-@pytest.mark.parametrize(
-    ("keyword", "given", "kept"),
-    [
-        ("PatientID", b"  ID-1   ", "  ID-1"),
-        ("PatientID", b"X" * 70, "X" * 70),
-        ("StudyInstanceUID", b"1.2.03.4", "1.2.03.4"),
-        ("PatientName", b"N" * 80, "N" * 80),
-        ("AccessionNumber", b"A" * 30, "A" * 30),
-        ("StudyDate", b"20240131", "20240131"),
-        ("StudyDate", b"2024-01-15", ""),
-        ("StudyDate", b"20241301", ""),
-        ("StudyTime", b"25:61", ""),
-        ("StudyTime", b"1015", "1015"),
-        ("PatientSex", b"MALE", "M"),
-        ("PatientSex", b"m", "M"),
-        ("PatientSex", b"U", ""),
-        ("PatientAge", b"062Y", "062Y"),
-        ("PatientAge", b"62", None),
-        ("StudyDescription", b"Chest\\PA", None),
-        ("PatientComments", b"one\r\ntwo", "one\r\ntwo"),
-        ("TimezoneOffsetFromUTC", b"CET", None),
-        ("PatientIdentityRemoved", b"YES", None),
-    ],
-)
-def test_identity_is_kept_and_the_rest_is_kept_if_it_is_valid(keyword: str, given: bytes, kept: str | None) -> None:
-    assert written(dataset(**{keyword: given})).get(keyword) == kept
-
-
-def test_texts_are_decoded_and_written_as_utf_8() -> None:
-    ds = written(dataset(SpecificCharacterSet=b"\\ISO 2022 IR 87", PatientName=b"Yamada^Tarou=\x1b$B;3ED\x1b(B^"))
-    assert ds.SpecificCharacterSet == "ISO_IR 192"
-    assert ds.PatientName.ideographic == "山田^"
-
-
-def test_a_request_becomes_a_referenced_request() -> None:
-    (request,) = written(dataset(RequestAttributesSequence=sr_sources.REQUEST)).ReferencedRequestSequence
-    assert request.RequestedProcedureID == "RP1"
-    assert request.AccessionNumber == "A1"
-    assert request.StudyInstanceUID == dataset().StudyInstanceUID
 
 
 def test_the_moment_is_told_in_the_images_time_zone() -> None:
@@ -250,7 +85,7 @@ def lines(item: Dataset, level: int) -> Iterator[str]:
         yield from lines(child, level + 1)
 
 
-@pytest.mark.parametrize("changes", [{}, *PIXELMED_REPORTS.values()], ids=["trained", *PIXELMED_REPORTS])
+@pytest.mark.parametrize("changes", [{}, *OTHER_REPORTS.values()], ids=["trained", *OTHER_REPORTS])
 def test_filling_in_the_blanks_gives_what_building_the_whole_tree_gives(changes: Mapping[str, Any]) -> None:
     source = dataset(SOPInstanceUID=b"1.2.3.45", SpecificCharacterSet=b"ISO_IR 192")
     report = report_on(source, **changes)
@@ -347,7 +182,7 @@ def test_stand_in_weights_are_called_so_wherever_one_looks() -> None:
 
 
 def test_a_label_outside_the_table_gets_a_private_code_that_validators_accept(tmp_path: Path) -> None:
-    document = written(**PIXELMED_REPORTS["fewer and unknown labels"])
+    document = written(**OTHER_REPORTS["fewer and unknown labels"])
     document.save_as(tmp_path / "report.dcm")
     assert read(document)["codes"]["Support Devices"]["finding"] == [
         "SUPPORT_DEVICES",
@@ -480,8 +315,3 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
         printed = capsys.readouterr()
         assert not printed.out
         assert printed.err.count("\n") == 1
-
-
-@pytest.mark.parametrize("which", PIXELMED_REPORTS)
-def test_pixelmed_finds_the_templates_followed(which: str, pixelmed: dict[str, subprocess.Popen[str]]) -> None:
-    assert sr_validators.pixelmed(pixelmed[which]) == []

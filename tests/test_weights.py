@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 import shutil
 import subprocess
@@ -52,7 +53,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, content: bytes, length: int | None = 
         response.status_code = 200
         response.url = url
         response.headers["content-length"] = str(len(content) if length is None else length)
-        response._content = content
+        response.raw = io.BytesIO(content)
         if length is not None:
             raise requests.exceptions.ChunkedEncodingError("Connection broken")
         return response
@@ -134,9 +135,7 @@ def test_a_hash_is_required(folder: Path, name: str) -> None:
 def test_no_network(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    with pytest.raises(
-        WeightsUnavailable, match=r"^The weights .* cannot be downloaded from github.com \(ProxyError\)"
-    ):
+    with pytest.raises(WeightsUnavailable, match=r"^The weights .* cannot be downloaded from github.com \(Proxy"):
         prepare(DEFAULT, "", folder)
     assert left_in(folder) == []
 

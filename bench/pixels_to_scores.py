@@ -1,0 +1,135 @@
+"""From a DICOM file's bytes to its scores: TorchXRayVision's own way against ours, on the same files in one run.
+
+    python -m bench.pixels_to_scores [--threads N] [--repeats N]
+
+The reference is what TorchXRayVision's README does (`read_xray_dcm`, center crop, resize, model), with torch's default
+number of threads. Ours is `plugin.pixels` and `plugin.classifier` with as many threads for the one image. Both have
+the same stand-in weights: the time does not depend on what the weights are. The two take turns on each file, so that
+whatever else the machine does hits both; the table shows medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pydicom import dcmread
+
+from plugin import classifier, pixels, weights
+from plugin.classifier import Classifier
+from tests import images, oracle
+
+BUILD = Path(__file__).parent.parent / "build"
+
+FILES = [
+    (1024, 1024, "explicit"),
+    (2048, 2048, "explicit"),
+    (2500, 3050, "explicit"),
+    (2048, 2048, "JPEG lossless .70"),
+    (2048, 2048, "JPEG-LS"),
+    (2048, 2048, "JPEG 2000 lossless"),
+    (2048, 2048, "RLE"),
+]
+
+STEPS = ("decode", "model input", "model")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Milliseconds per step, medians; the reference's normalisation counts as decoding, where it does it."""
+
+    file: str
+    reference: tuple[float, ...]
+    ours: tuple[float, ...]
+    difference: float
+    """The largest difference between the two ways' scores."""
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster ours is."""
+        return sum(self.reference) / sum(self.ours)
+
+
+def reference_steps(dicom: bytes, model: Any) -> Iterator[Any]:
+    """The reference way, one step per `next`; the last one yields the scores."""
+    image = oracle.read(dicom)
+    yield
+    image = oracle.resize(image)
+    yield
+    yield oracle.scores(model, image)
+
+
+def our_steps(dicom: bytes, classify: Classifier) -> Iterator[Any]:
+    """Our way, in the same steps."""
+    decoded = pixels.decode(dcmread(io.BytesIO(dicom), force=True))
+    yield
+    image = pixels.prepare(decoded)
+    yield
+    yield classify(image.array[None]).scores[0]
+
+
+def timed(steps: Callable[[], Iterator[Any]]) -> tuple[tuple[float, ...], Any]:
+    """Milliseconds of each step, and what the last one gave."""
+    times, result, start = [], None, time.perf_counter()
+    for result in steps():
+        now = time.perf_counter()
+        times.append(1000 * (now - start))
+        start = now
+    return tuple(times), result
+
+
+def measure(rows: int, columns: int, syntax: str, model: Any, classify: Classifier, repeats: int) -> Row:
+    """Both ways on one generated 12-bit image."""
+    dicom = images.dicom(images.dataset(images.pattern(rows, columns, 12), 12, images.LOSSLESS[syntax]))
+    reference, ours, difference = [], [], 0.0
+    for repeat in range(repeats + 1):
+        expected_times, expected = timed(lambda: reference_steps(dicom, model))
+        our_times, scores = timed(lambda: our_steps(dicom, classify))
+        difference = float(abs(scores - expected).max())
+        if repeat:  # the first warms caches and thread pools up
+            reference.append(expected_times)
+            ours.append(our_times)
+    medians = [tuple(map(median, zip(*times, strict=True))) for times in (reference, ours)]
+    return Row(f"{rows}x{columns} {syntax}", medians[0], medians[1], difference)
+
+
+def run(threads: int, repeats: int) -> list[Row]:
+    """Measure every file of `FILES`."""
+    prepared = weights.prepare(weights.STAND_IN, "", BUILD / "models")
+    classify = classifier.load(prepared, threads)
+    with TemporaryDirectory() as folder:
+        model = oracle.load(prepared.with_name("stand-in.pt"), Path(folder))
+        return [measure(*file, model, classify, repeats) for file in FILES]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The result as Markdown."""
+    steps = [f"{way} {step}" for way in ("reference", "ours") for step in (*STEPS, "sum")]
+    lines = ["| file | " + " | ".join(steps) + " | ratio | score difference |", "|---" * (len(steps) + 3) + "|"]
+    for row in rows:
+        times = [*row.reference, sum(row.reference), *row.ours, sum(row.ours)]
+        cells = [row.file, *(f"{ms:.1f}" for ms in times), f"{row.ratio:.1f}", f"{row.difference:.0e}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.pixels_to_scores", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of ours, for one image (default: all)")
+    parser.add_argument("--repeats", type=int, default=7)
+    chosen = parser.parse_args(arguments)
+    print(f"Milliseconds for one 12-bit image, medians of {chosen.repeats}; ours with {chosen.threads} threads.\n")
+    print(table(run(chosen.threads, chosen.repeats)))
+
+
+if __name__ == "__main__":
+    main()
