@@ -67,9 +67,9 @@ def reference_steps(dicom: bytes, model: Any) -> Iterator[Any]:
     yield oracle.scores(model, image)
 
 
-def our_steps(dicom: bytes, classify: Classifier) -> Iterator[Any]:
+def our_steps(dicom: bytes, classify: Classifier, threads: int) -> Iterator[Any]:
     """Our way, in the same steps."""
-    decoded = pixels.decode(dcmread(io.BytesIO(dicom), force=True))
+    decoded = pixels.decode(dcmread(io.BytesIO(dicom), force=True), threads)
     yield
     image = pixels.prepare(decoded)
     yield
@@ -78,21 +78,22 @@ def our_steps(dicom: bytes, classify: Classifier) -> Iterator[Any]:
 
 def timed(steps: Callable[[], Iterator[Any]]) -> tuple[tuple[float, ...], Any]:
     """Milliseconds of each step, and what the last one gave."""
-    times, result, start = [], None, time.perf_counter()
+    times, results, start = [], [], time.perf_counter()
     for result in steps():
         now = time.perf_counter()
         times.append(1000 * (now - start))
+        results.append(result)
         start = now
-    return tuple(times), result
+    return tuple(times), results[-1]
 
 
-def measure(rows: int, columns: int, syntax: str, model: Any, classify: Classifier, repeats: int) -> Row:
+def measure(rows: int, columns: int, syntax: str, model: Any, classify: Classifier, threads: int, repeats: int) -> Row:
     """Both ways on one generated 12-bit image."""
     dicom = images.dicom(images.dataset(images.pattern(rows, columns, 12), 12, images.LOSSLESS[syntax]))
     reference, ours, difference = [], [], 0.0
     for repeat in range(repeats + 1):
         expected_times, expected = timed(lambda: reference_steps(dicom, model))
-        our_times, scores = timed(lambda: our_steps(dicom, classify))
+        our_times, scores = timed(lambda: our_steps(dicom, classify, threads))
         difference = float(abs(scores - expected).max())
         if repeat:  # the first warms caches and thread pools up
             reference.append(expected_times)
@@ -107,7 +108,7 @@ def run(threads: int, repeats: int) -> list[Row]:
     classify = classifier.load(prepared, threads)
     with TemporaryDirectory() as folder:
         model = oracle.load(prepared.with_name("stand-in.pt"), Path(folder))
-        return [measure(*file, model, classify, repeats) for file in FILES]
+        return [measure(*file, model, classify, threads, repeats) for file in FILES]
 
 
 def table(rows: Sequence[Row]) -> str:

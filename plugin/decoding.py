@@ -63,7 +63,7 @@ class Pixels:
     warnings: tuple[str, ...]
 
 
-def decode(ds: Dataset) -> Pixels:
+def decode(ds: Dataset, threads: int = 1) -> Pixels:
     """Read the stored values of a single-frame grey image in any transfer syntax that CR and DX come in.
 
     Bits above BitsStored are no pixel data (PS3.5 section 8.1.1) and are dropped, with a warning where they were
@@ -72,11 +72,13 @@ def decode(ds: Dataset) -> Pixels:
     image give the same scores however it is compressed; only after a lossy compression a value above the maximum
     is an overshoot of that maximum, and is clipped to it.
 
+    `threads` is for JPEG 2000 and JPEG XL; the other decoders have one.
+
     Raises `UnreadablePixels` for anything that the header or a decoder makes impossible.
     """
     try:
         header = _header(ds)
-        stored = _native(ds, header) if header.syntax in NATIVE else _decompressed(ds, header)
+        stored = _native(ds, header) if header.syntax in NATIVE else _decompressed(ds, header, threads)
         stored, warnings = _within_bits_stored(stored, header)
     except UnreadablePixels:
         raise
@@ -151,7 +153,7 @@ def _native(ds: Dataset, header: _Header) -> Array:
     return array
 
 
-def _decompressed(ds: Dataset, header: _Header) -> Array:
+def _decompressed(ds: Dataset, header: _Header, threads: int) -> Array:
     """The decoder's values in the signedness that the header declares."""
     frame = get_frame(ds.PixelData, 0, number_of_frames=1)
     rows, columns, precision = _codestream_header(frame) or (header.rows, header.columns, header.bits_stored)
@@ -160,7 +162,7 @@ def _decompressed(ds: Dataset, header: _Header) -> Array:
             f"The compressed image has {rows} rows and {columns} columns where "
             f"the header says {header.rows} and {header.columns}."
         )
-    array = _codec(frame, header).squeeze()
+    array = _codec(frame, header, threads).squeeze()
     if array.size != rows * columns or array.dtype.kind not in "iu":
         raise UnreadablePixels(
             f"The decoded image has the shape {array.shape} and type {array.dtype} where "
@@ -174,7 +176,7 @@ def _decompressed(ds: Dataset, header: _Header) -> Array:
     return array.reshape(rows, columns)
 
 
-def _codec(frame: bytes, header: _Header) -> Array:
+def _codec(frame: bytes, header: _Header, threads: int) -> Array:
     """Decode a frame with the fastest decoder for its transfer syntax that gives the values that pydicom gives.
 
     JPEG: libjpeg-turbo equals Pillow and GDCM bit by bit. (pylibjpeg-libjpeg rounds otherwise, by one grey level in
@@ -189,17 +191,17 @@ def _codec(frame: bytes, header: _Header) -> Array:
         case "4.80" | "4.81":
             return imagecodecs.jpegls_decode(_complete(frame))
         case "4.90" | "4.91":
-            return imagecodecs.jpeg2k_decode(_complete(frame))
+            return imagecodecs.jpeg2k_decode(_complete(frame), numthreads=threads)
         case "4.201" | "4.202":
             return imagecodecs.htj2k_decode(_complete(frame))
         case "4.203":
             # OpenJPEG, as pydicom: OpenJPH is faster but rounds lossy images differently.
-            return imagecodecs.jpeg2k_decode(_complete(frame))
+            return imagecodecs.jpeg2k_decode(_complete(frame), numthreads=threads)
         case "4.110" | "4.112":
-            return imagecodecs.jpegxl_decode(frame)
+            return imagecodecs.jpegxl_decode(frame, numthreads=threads)
         case "4.111":
             # The JPEG image inside is restored bit by bit, so that it decodes as it did before its recompression.
-            return imagecodecs.jpeg8_decode(imagecodecs.jpegxl_decode_jpeg(frame, numthreads=1))
+            return imagecodecs.jpeg8_decode(imagecodecs.jpegxl_decode_jpeg(frame, numthreads=threads))
         case _:
             raise UnreadablePixels(f"The transfer syntax {header.syntax.name} cannot be decoded.")
 

@@ -44,9 +44,9 @@ class ModelInput:
     warnings: tuple[str, ...]
 
 
-def model_input(ds: Dataset) -> ModelInput:
+def model_input(ds: Dataset, threads: int = 1) -> ModelInput:
     """The model's input for a single-frame MONOCHROME1 or MONOCHROME2 image; raises `UnreadablePixels`."""
-    return prepare(decode(ds))
+    return prepare(decode(ds, threads))
 
 
 def prepare(pixels: Pixels) -> ModelInput:
