@@ -17,7 +17,7 @@ from plugin import eligibility, pixels, sr
 from plugin.classifier import Classifier
 from plugin.report import Image, Report
 
-SETTINGS: Final = {"crop": "center", "resize": "224x224", "voi_lut": False}
+SETTINGS: Final[dict[str, str | int | float | bool]] = {"crop": "center", "resize": "224x224", "voi_lut": False}
 """What else determines the scores: TorchXRayVision's XRayCenterCrop, XRayResizer(224), and read_xray_dcm's default."""
 
 

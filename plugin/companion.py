@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ class Companion:
                 cwd=self._folder,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": str(self._folder)},
+                env=_without_accounts(os.environ),
                 process_group=0,  # Ctrl-C in a terminal is for Orthanc alone
             ) as process:
                 assert process.stdin and process.stdout  # noqa: S101 - both are pipes
@@ -93,3 +93,8 @@ class Companion:
         finally:
             self._process = None
         return said_something
+
+
+def _without_accounts(environ: Mapping[str, str]) -> dict[str, str]:
+    """Processes that read files of strangers are not told the passwords of Orthanc's users."""
+    return {name: value for name, value in environ.items() if not name.startswith(("ORTHANC", "CHEST_XRAY_"))}

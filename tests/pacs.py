@@ -1,4 +1,4 @@
-"""A real Orthanc with the plugin, for tests and benchmarks: started as `make serve` starts it, in a folder of its own."""
+"""A real Orthanc with the plugin, for tests and benchmarks, started as `make serve` does, in a folder of its own."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def test_the_page_shows_the_results_in_a_browser(pacs: Pacs, browser: webdriver.
     assert "stand-in weights" in text
     assert script in text
     assert browser.title == "Chest X-ray results"
-    severe = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    severe = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]  # type: ignore[no-untyped-call]
     assert [entry for entry in severe if "favicon" not in entry["message"]] == []
 
 
