@@ -39,7 +39,7 @@ lint: $(BIN)/.installed ## Check style and types
 	$(BIN)/mypy
 
 bench: $(BIN)/.installed system ## Measure, against TorchXRayVision's own way in the same run
-	$(BIN)/python -m bench
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m bench
 
 system: ## Install Orthanc and its plugins (Debian, Ubuntu)
 	@dpkg -s $(SYSTEM) >/dev/null 2>&1 || { $(SUDO) $(APT) update -q && $(SUDO) $(APT) install -q -y --no-install-recommends $(SYSTEM); }

@@ -1,6 +1,8 @@
 """From a DICOM file's bytes to its scores: TorchXRayVision's own way against ours, on the same files in one run.
 
-    python -m bench.pixels_to_scores [--threads N] [--repeats N]
+    OPENBLAS_NUM_THREADS=1 python -m bench.pixels_to_scores [--threads N] [--repeats N]
+
+(as a worker has it: numpy's threads would go on spinning in the model's way.)
 
 The reference is what TorchXRayVision's README does (`read_xray_dcm`, center crop, resize, model), with torch's default
 number of threads. Ours is `plugin.pixels` and `plugin.classifier` with as many threads for the one image. Both have
@@ -44,7 +46,7 @@ STEPS = ("decode", "model input", "model")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Milliseconds per step, medians; the reference's normalisation counts as decoding, where it does it."""
+    """Milliseconds per step, medians; the reference's normalisation and our hash count as decoding."""
 
     file: str
     reference: tuple[float, ...]

@@ -6,12 +6,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from io import BytesIO
 from typing import Final, Literal
 
 import pydicom
 from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
 from plugin import eligibility, pixels, sr
 from plugin.classifier import Classifier
@@ -64,16 +66,32 @@ def analyse(data: bytes, classify: Classifier, created: datetime, body_parts: Se
         with clock("report"):
             labelled = zip(classify.model.labels, prediction.scores[0], strict=True)
             report = Report(
-                image=describe(source, image.sha256),
+                image=describe(source, pixels.fingerprint(source)),
                 model=classify.model,
                 scores={label: float(score) for label, score in labelled if label},
                 settings=SETTINGS,
-                warnings=(*eligibility.warnings(source), *image.warnings),
+                warnings=(*eligibility.warnings(source), *image.warnings, *sr.repairs(source)),
             )
             document = sr.structured_report(source, report, created)
     except (pixels.UnreadablePixels, sr.CannotReport) as problem:
         raise NotClassified("failed", str(problem), describe(source)) from None
     return Analysis(report, document, clock.milliseconds)
+
+
+def rehearse(classify: Classifier) -> None:
+    """Do everything once on a small black image, so that the first real one does not wait for what is made once."""
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.SOPClassUID, ds.SOPInstanceUID = ComputedRadiographyImageStorage, UID("2.25.1")
+    ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.Modality = UID("2.25.2"), UID("2.25.3"), "CR"
+    ds.Rows = ds.Columns = pixels.SIZE
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PixelRepresentation = 1, "MONOCHROME2", 0
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 8, 8, 7
+    ds.PixelData = bytes(pixels.SIZE * pixels.SIZE)
+    file = BytesIO()
+    pydicom.dcmwrite(file, ds, enforce_file_format=True)
+    analyse(file.getvalue(), classify, datetime.now(UTC))
 
 
 def parse(data: bytes) -> Dataset:

@@ -74,6 +74,8 @@ class Archive:
         # A proxy or a .netrc of the user's has no say in what goes over the loopback interface.
         self._session.trust_env = False
         self._session.headers["Authorization"] = connection.authorization
+        # Orthanc would deflate each image for us, which takes longer than everything else that is done to it.
+        self._session.headers["Accept-Encoding"] = "identity"
         if connection.certificate:
             # Orthanc's own certificate, named for the outside; the traffic never leaves this machine.
             self._session.verify = False

@@ -60,6 +60,11 @@ def derived_uid(*parts: str) -> str:
     return f"2.25.{uuid.uuid5(UID_NAMESPACE, json.dumps(parts)).int}"
 
 
+def device_uid(model: Model) -> str:
+    """Another one for every version and all weights of a model, as IHE AI Results asks."""
+    return derived_uid("device", model.name, model.version, model.weights_sha256)
+
+
 def model_name(model: Model) -> str:
     """What a reader calls the model."""
     return f"TorchXRayVision {model.name}"
@@ -191,11 +196,7 @@ def _observer(model: Model) -> list[ContentItem]:
     """The device that observed (TID 1002, 1004)."""
     return [
         _code(codes.DCM.ObserverType, codes.DCM.Device, HAS_OBS_CONTEXT),
-        _uid(
-            codes.DCM.DeviceObserverUID,
-            derived_uid("device", model.name, model.version, model.weights_sha256),
-            HAS_OBS_CONTEXT,
-        ),
+        _uid(codes.DCM.DeviceObserverUID, device_uid(model), HAS_OBS_CONTEXT),
         _text(codes.DCM.DeviceObserverName, DEVICE_NAME, HAS_OBS_CONTEXT),
         _text(codes.DCM.DeviceObserverManufacturer, MANUFACTURER, HAS_OBS_CONTEXT),
         _text(codes.DCM.DeviceObserverModelName, model_name(model), HAS_OBS_CONTEXT),

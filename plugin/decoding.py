@@ -51,15 +51,12 @@ class Pixels:
     """One decoded image.
 
     `stored` holds the stored values, (Rows, Columns), integers of any width and byte order, possibly read-only.
-    `bits` is BitsStored; `inverted` tells MONOCHROME1. `sha256` (hex)
-    identifies the pixel data as stored together with the attributes that give it its meaning. `warnings` are whole
-    sentences for the reader of the result.
+    `bits` is BitsStored; `inverted` tells MONOCHROME1. `warnings` are whole sentences for the reader of the result.
     """
 
     stored: Array
     bits: int
     inverted: bool
-    sha256: str
     warnings: tuple[str, ...]
 
 
@@ -84,7 +81,14 @@ def decode(ds: Dataset, threads: int = 1) -> Pixels:
         raise
     except Exception as error:  # decoders and pydicom raise whatever they like at a malformed file
         raise UnreadablePixels(f"The pixel data cannot be decoded: {_first_line(error)}.") from error
-    return Pixels(stored, header.bits_stored, header.inverted, _sha256(ds, header), warnings)
+    return Pixels(stored, header.bits_stored, header.inverted, warnings)
+
+
+def fingerprint(ds: Dataset) -> str:
+    """SHA-256 (hex) of the pixel data as stored, with the attributes that give it its meaning; `ds` was decoded."""
+    digest = hashlib.sha256(repr(_header(ds)).encode())
+    digest.update(ds.PixelData)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,12 +257,6 @@ def _within_bits_stored(stored: Array, header: _Header) -> tuple[Array, tuple[st
     if header.signed and stored.min() < 0:
         warnings.append("Stored values are negative, below the range that the model was trained on.")
     return stored, tuple(warnings)
-
-
-def _sha256(ds: Dataset, header: _Header) -> str:
-    digest = hashlib.sha256(repr(header).encode())
-    digest.update(ds.PixelData)
-    return digest.hexdigest()
 
 
 def _first_line(error: Exception) -> str:

@@ -197,6 +197,8 @@ class Dispatcher:
         }
         unfinished = [task.seq for task in (*self._tasks, *self._running.values())]
         self._finished = max(self._finished, min(unfinished) - 1 if unfinished else self._read)
+        if problem != self._said.get("status", {}).get("reason", ""):
+            self._say("warning", problem or "Ready")
         self._tell("status", status)
         self._tell("position", self._finished)
 

@@ -2,7 +2,7 @@
 
 Identity is never altered: PatientID, PatientName, AccessionNumber, StudyID and UIDs keep their characters, even where
 the standard's limits are exceeded. All else is kept if it is valid, and otherwise left empty (type 2) or out (type 3).
-Pure.
+Nothing of this happens silently: `repairs` says it in words, for the report and its JSON. Pure.
 """
 
 from __future__ import annotations
@@ -61,6 +61,12 @@ VALID: Final = {
 }
 """What the standard demands of these beyond their value representation."""
 
+UID: Final = r"[0-9.]{1,64}"
+
+# Where these stand for each other's missing characters, pydicom reads bytes that belong to none of them as Latin-1.
+WITHOUT_LATIN_1: Final = {"", *(f"ISO 2022 IR {number}" for number in (6, 13, 58, 87, 149))}
+LATIN_1: Final = re.compile("[\x80-\x9f\xc0-\xd6\xd8-\xf6\xf8-\xff]")
+
 # pydicom leaves the designators of some character sets (ISO 2022 IR 58) in the decoded text.
 ESCAPES: Final = re.compile(r"\x1b[$()*+,\-./]*[@-~]")
 
@@ -93,6 +99,53 @@ def patient_and_study(source: Dataset) -> Dataset:
     return ds
 
 
+def repairs(source: Dataset) -> tuple[str, ...]:
+    """What the report says otherwise than the image does, or may spell otherwise: a sentence for each attribute.
+
+    Absent and empty are the same, and so are the same characters in another character set.
+
+    :raises CannotReport: as `patient_and_study` does.
+    """
+    ds = patient_and_study(source)
+    found = [_repair(source, ds, keyword) for keyword in ("PatientID", *IDENTITY, *TYPE_2, *OPTIONAL)]
+    for asked, said in zip(_items(source), ds.get("ReferencedRequestSequence", []), strict=False):
+        found += [
+            _repair(asked, said, keyword) for keyword in (*REQUEST, "StudyInstanceUID") if _stated(asked, keyword)
+        ]
+    return tuple(dict.fromkeys(filter(None, found)))
+
+
+def _repair(source: Dataset, ds: Dataset, keyword: str) -> str:
+    stated, said = _stated(source, keyword), _text(ds, keyword).strip()
+    if said != stated:
+        instead = f"; the report says '{said}'" if said else " and left out of the report"
+        return f"{keyword} is '{_shown(stated)}', which is not valid{instead}."
+    if _undecodable(source, stated):
+        return f"{keyword} cannot be decoded with the image's SpecificCharacterSet; the report has what could be read."
+    if not stated.isascii() and not _text(source, "SpecificCharacterSet"):
+        return f"{keyword} is not ASCII and there is no SpecificCharacterSet; the report may spell it differently."
+    if not stated.isascii() and (charset := _unusable_charset(source)):
+        return (
+            f"{keyword} is not ASCII and SpecificCharacterSet '{_shown(charset)}' does not say how to read it; the "
+            "report may spell it differently."
+        )
+    return ""
+
+
+def _stated(source: Dataset, keyword: str) -> str:
+    """What the image says, be it readable or not."""
+    if text := _text(source, keyword).strip(" \0"):
+        return text
+    raw = getattr(source.get_item(keyword), "value", None) if keyword in source else None
+    return raw.decode("latin-1").strip(" \0") if isinstance(raw, bytes) else ""
+
+
+def _shown(text: str) -> str:
+    """As it may stand in a sentence."""
+    text = re.sub(r"[\x00-\x1f\x7f]", "\N{REPLACEMENT CHARACTER}", text)
+    return text if len(text) <= 64 else f"{text[:64]}\N{HORIZONTAL ELLIPSIS}"
+
+
 def required_uid(source: Dataset, keyword: str) -> str:
     """A UID's characters as they are, leading zeros and all.
 
@@ -101,7 +154,7 @@ def required_uid(source: Dataset, keyword: str) -> str:
     uid = _text(source, keyword)
     if not uid:
         raise CannotReport(f"{keyword} is missing or empty, so that a report cannot refer to it.")
-    if not re.fullmatch(r"[0-9.]{1,64}", uid):
+    if not re.fullmatch(UID, uid):
         raise CannotReport(f"{keyword} '{uid}' is not a UID: at most 64 digits and dots.")
     return uid
 
@@ -120,7 +173,7 @@ def _patient_id(source: Dataset) -> str:
         )
     if not text.isascii() and (charset := _unusable_charset(source)):
         raise CannotReport(f"PatientID is not ASCII and SpecificCharacterSet '{charset}' does not say how to read it.")
-    if "\N{REPLACEMENT CHARACTER}" in text:
+    if _undecodable(source, text):
         raise CannotReport("PatientID cannot be decoded with the image's SpecificCharacterSet.")
     return text
 
@@ -135,20 +188,32 @@ def _unusable_charset(source: Dataset) -> str:
     )
 
 
+def _undecodable(source: Dataset, text: str) -> bool:
+    """Whether pydicom put something in the place of bytes that the character set does not have."""
+    if "\N{REPLACEMENT CHARACTER}" in text:
+        return True
+    charsets = set(_text(source, "SpecificCharacterSet").split("\\"))
+    return len(charsets) > 1 and charsets <= WITHOUT_LATIN_1 and bool(LATIN_1.search(text))
+
+
 def _requests(source: Dataset, study_uid: str) -> list[Dataset]:
     """Items for ReferencedRequestSequence from the image's RequestAttributesSequence."""
+    return [_request(item, source, study_uid) for item in _items(source)]
+
+
+def _items(source: Dataset) -> list[Dataset]:
     try:
-        items = list(source.get("RequestAttributesSequence") or [])
+        return list(source.get("RequestAttributesSequence") or [])
     except Exception:  # whatever a malformed sequence makes pydicom raise
         return []
-    return [_request(item, source, study_uid) for item in items]
 
 
 def _request(item: Dataset, source: Dataset, study_uid: str) -> Dataset:
     request = Dataset()
     for keyword in REQUEST:
         _put(request, keyword, _valid(item, keyword) or _valid(source, keyword))
-    _put(request, "StudyInstanceUID", _text(item, "StudyInstanceUID") or study_uid)
+    asked_for = _text(item, "StudyInstanceUID")
+    _put(request, "StudyInstanceUID", asked_for if re.fullmatch(UID, asked_for) else study_uid)
     request.ReferencedStudySequence = []
     request.RequestedProcedureCodeSequence = []
     return request

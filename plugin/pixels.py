@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
-from plugin.decoding import Pixels, UnreadablePixels, decode
+from plugin.decoding import Pixels, UnreadablePixels, decode, fingerprint
 
-__all__ = ["SIZE", "ModelInput", "Pixels", "UnreadablePixels", "decode", "model_input", "prepare"]
+__all__ = ["SIZE", "ModelInput", "Pixels", "UnreadablePixels", "decode", "fingerprint", "model_input", "prepare"]
 
 SIZE = 224
 """Rows and columns of the model's input."""
@@ -32,14 +32,12 @@ ROWS_PER_BLOCK = 8
 class ModelInput:
     """What the model is given, and what is to be remembered about it.
 
-    `array` is float32, (1, 224, 224), where 0..2^BitsStored-1 is mapped to -1024..1024 with bone bright. `sha256`
-    (hex) identifies the pixel data as stored together with the attributes that give it its meaning. `crop` is the
-    square of the source image that the array shows: its first row, its first column and its size in pixels.
+    `array` is float32, (1, 224, 224), where 0..2^BitsStored-1 is mapped to -1024..1024 with bone bright. `crop` is
+    the square of the source image that the array shows: its first row, its first column and its size in pixels.
     `warnings` are whole sentences for the reader of the result.
     """
 
     array: npt.NDArray[np.float32]
-    sha256: str
     crop: tuple[int, int, int]
     warnings: tuple[str, ...]
 
@@ -68,7 +66,6 @@ def prepare(pixels: Pixels) -> ModelInput:
     scale = (-2048 if pixels.inverted else 2048) / greatest
     return ModelInput(
         (resized * np.float32(scale))[None].astype(np.float32),
-        pixels.sha256,
         (row, column, size),
         pixels.warnings,
     )

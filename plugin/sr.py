@@ -27,12 +27,12 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
 
 from plugin.codes import MANUFACTURER, PRIVATE_SCHEME, PRIVATE_SCHEME_NAME, PRIVATE_SCHEME_UID
-from plugin.content import container, derived_uid, encode, encoded_content, model_name
-from plugin.inherited import CannotReport, patient_and_study, required_uid
+from plugin.content import container, derived_uid, device_uid, encode, encoded_content, model_name
+from plugin.inherited import CannotReport, patient_and_study, repairs, required_uid
 from plugin.report import Model, Report
 from plugin.sr_reader import read
 
-__all__ = ["CannotReport", "Document", "read", "structured_report"]
+__all__ = ["CannotReport", "Document", "read", "repairs", "structured_report"]
 
 FORM: Final = 1
 """Goes into every SOPInstanceUID. Raise it whenever the same report is written differently than before."""
@@ -100,6 +100,7 @@ def _of_model(model: Model) -> Dataset:
     _describe_equipment(ds, model)
     equipment = Dataset()
     _describe_equipment(equipment, model)
+    equipment.DeviceUID = device_uid(model)
     equipment.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(codes.DCM.ProcessingEquipment)]
     ds.ContributingEquipmentSequence = [equipment]
     scheme = Dataset()

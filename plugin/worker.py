@@ -53,10 +53,10 @@ def begin(connection: Connection, settings: Settings, model_path: Path) -> None:
 
 def ready() -> Outcome:
     """Load everything that the first image would wait for."""
-    from plugin import analysis, classifier  # noqa: F401
+    from plugin import analysis, classifier
 
     try:
-        _current_model()
+        analysis.rehearse(_current_model())
     except classifier.ModelUnavailable as problem:
         return Outcome("later", str(problem), model_unavailable=True)
     return Outcome("done")
@@ -142,7 +142,8 @@ def _store(sr: bytes, study: str) -> str:
         if stored.new:
             _archive.delete(stored.instance)
         raise Refused(
-            f"Orthanc put the report into study {stored.study} instead of the image's own, {study}; it was removed"
+            "Orthanc reads PatientID in the image's SpecificCharacterSet otherwise than it says: it put the report into "
+            f"study {stored.study} instead of the image's own, {study}, and it was removed again"
         )
     return stored.instance
 

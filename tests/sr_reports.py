@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
 from io import BytesIO
 from typing import Any
 
@@ -15,7 +14,7 @@ from pydicom import Dataset
 from plugin import sr
 from plugin.codes import FINDINGS
 from plugin.report import Image, Model, Report
-from tests.sr_sources import VARIANTS, dataset, dicom_file
+from tests.sr_sources import dataset
 
 NOON = datetime(2026, 3, 4, 12, 0, 0, 5, tzinfo=UTC)
 
@@ -30,7 +29,11 @@ MODEL = Model(
 STAND_IN = dataclasses.replace(MODEL, trained=False, weights_sha256="0" * 64)
 SCORES = {label: 0.03 + number / 18.7 for number, label in enumerate(FINDINGS)}
 
-OTHER_REPORTS: Mapping[str, Mapping[str, Any]] = {
+WRITTEN: dict[bytes, None] = {}
+"""All files that `written` gave to the tests, each of which is validated at their end."""
+
+REPORTS: Mapping[str, Mapping[str, Any]] = {
+    "trained": {},
     "stand-in, with warnings": {"model": STAND_IN, "warnings": ("One.", "Two.")},
     "fewer and unknown labels": {
         "model": dataclasses.replace(MODEL, labels=("", "Pneumonia", "Support Devices", "Air Trapping Visible")),
@@ -47,23 +50,14 @@ def report_on(source: Dataset, **changes: Any) -> Report:
     return Report(**{**fields, **changes})
 
 
+def written_bytes(source: Dataset | None = None, **changes: Any) -> bytes:
+    """A report on `source`, as a DICOM file."""
+    source = source or dataset()
+    data = sr.structured_report(source, report_on(source, **changes), NOON).data
+    WRITTEN[data] = None
+    return data
+
+
 def written(source: Dataset | None = None, **changes: Any) -> Dataset:
     """A report on `source`, written and read back."""
-    source = source or dataset()
-    return pydicom.dcmread(BytesIO(sr.structured_report(source, report_on(source, **changes), NOON).data))
-
-
-@lru_cache
-def variant(name: str) -> bytes:
-    """The image of one of the VARIANTS; each has a SOPInstanceUID of its own, or Orthanc would keep the first."""
-    number = list(VARIANTS).index(name)
-    return dicom_file(**{"SOPInstanceUID": f"1.2.3.{number}".encode(), **VARIANTS[name]})
-
-
-@lru_cache
-def variant_report(name: str) -> sr.Document:
-    """The report on it, with a stand-in model and a warning on every other one."""
-    source = pydicom.dcmread(BytesIO(variant(name)))
-    odd = list(VARIANTS).index(name) % 2
-    changes = {"model": STAND_IN, "warnings": ("ViewPosition is 'LL', a lateral view.",)} if odd else {}
-    return sr.structured_report(source, report_on(source, **changes), NOON)
+    return pydicom.dcmread(BytesIO(written_bytes(source, **changes)))

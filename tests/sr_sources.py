@@ -59,6 +59,8 @@ LONG = {"OB", "OW", "SQ", "UN", "UT"}
 def dicom_file(**changes: bytes | None) -> bytes:
     """A 2x2 CR image as a DICOM file in Explicit VR Little Endian; `changes` by keyword, None leaves one out.
 
+    Private attributes go by their tag's eight digits.
+
     Values are encoded as they are; those of sequences come from `items`.
     """
     values = {**IMAGE, **changes}
@@ -98,11 +100,12 @@ def code(value: bytes, scheme: bytes, meaning: bytes) -> bytes:
 
 def _tag(keyword: str) -> int:
     tag = tag_for_keyword(keyword)
-    assert tag is not None, keyword
-    return tag
+    return int(keyword, 16) if tag is None else tag
 
 
 def _encoded(tag: int, keyword: str, value: bytes) -> bytes:
+    if tag >> 16 & 1:
+        return _element(tag, "LO" if tag & 0xFFFF < 0x100 else "UN", value)
     vr = dictionary_VR(keyword)
     return _element(tag, "OW" if vr == "OB or OW" else vr, value)
 
@@ -141,6 +144,11 @@ VARIANTS: Mapping[str, Mapping[str, bytes | None]] = MappingProxyType(
         "long PatientID": {"PatientID": b"X" * 70},
         "tab in PatientID": {"PatientID": b"ID\t1"},
         "wildcards in PatientID": {"PatientID": b"*?^=<script>"},
+        "blank PatientID": {"PatientID": b"    "},
+        "zeros before PatientID": {"PatientID": b"000123"},
+        "PatientID padded with a null": {"PatientID": b"ID-1\0"},
+        "spaces within PatientID": {"PatientID": b" ID  1 "},
+        "lines in PatientID": {"PatientID": b"ID\r\n1"},
         # Character sets: Orthanc hashes the decoded PatientID
         "Latin-1 without a charset": _charset(b"", "É1".encode("latin-1")),
         "Latin-1 with none at all": {**_charset(b"", "É1".encode("latin-1")), **NO_CHARSET},
@@ -161,7 +169,14 @@ VARIANTS: Mapping[str, Mapping[str, bytes | None]] = MappingProxyType(
         "GB18030": _charset(b"GB18030", "王^小东".encode("gb18030")),
         "GBK": _charset(b"GBK", "王^小东".encode("gbk")),
         "UTF-8": _charset(b"ISO_IR 192", "Wang^小東=王^小東".encode()),
+        "UTF-8, emoji": _charset(b"ISO_IR 192", "\N{LUNGS}^\N{BONE}".encode()),
         "UTF-8, decomposed": _charset(b"ISO_IR 192", "Ele\u0301onore".encode()),
+        "charset in small letters, ASCII": _charset(b"iso_ir 100", b"Doe^Jane"),
+        "ASCII said twice": _charset(b"ISO 2022 IR 6\\ISO 2022 IR 100", b"Doe^Jane"),
+        "Latin-1 and Japanese, in the name": {
+            "SpecificCharacterSet": b"ISO 2022 IR 100\\ISO 2022 IR 87",
+            "PatientName": "Éloïse".encode("latin-1") + b"=\x1b$B;3ED\x1b(B",
+        },
         "ISO 2022 IR 100": _charset(b"ISO 2022 IR 100", "Éloïse".encode("latin-1")),
         "two single-byte charsets": _charset(b"ISO_IR 100\\ISO_IR 144", "Éloïse".encode("latin-1")),
         "UTF-8 with extensions": _charset(b"ISO_IR 192\\ISO 2022 IR 87", b"PAT001"),
@@ -209,6 +224,7 @@ VARIANTS: Mapping[str, Mapping[str, bytes | None]] = MappingProxyType(
             "SeriesInstanceUID": b"1.2.0003",
             "SOPInstanceUID": b"1.2.00.1",
         },
+        "UIDs of all lengths": {"StudyInstanceUID": b"1." + b"2" * 62, "SeriesInstanceUID": b"1.2"},
         "UIDs padded with spaces": {"StudyInstanceUID": b"1.2.3 ", "SOPInstanceUID": b"1.2.4.5 "},
         # Other things that images bring
         "request": {"RequestAttributesSequence": REQUEST, "TimezoneOffsetFromUTC": b"+0530"},
@@ -236,6 +252,9 @@ VARIANTS: Mapping[str, Mapping[str, bytes | None]] = MappingProxyType(
         },
         "secondary capture": {"SOPClassUID": b"1.2.840.10008.5.1.4.1.1.7", "ConversionType": b"WSD"},
         "DX": {"SOPClassUID": b"1.2.840.10008.5.1.4.1.1.1.1", "Modality": b"DX"},
+        "DX for processing": {"SOPClassUID": b"1.2.840.10008.5.1.4.1.1.1.1.1", "Modality": b"DX"},
+        "lateral view of a child": {"ViewPosition": b"LL", "PatientAge": b"009Y"},
+        "private attributes": {"00090010": b"ACME 1.1", "00091001": b"\1\2", "00090011": b"", "000B1001": b"orphan"},
         "retired attributes": {
             "OtherPatientIDs": b"OLD1\\OLD2",
             "StudyComments": b"old",
@@ -244,19 +263,75 @@ VARIANTS: Mapping[str, Mapping[str, bytes | None]] = MappingProxyType(
     }
 )
 
-UNWRITABLE: Mapping[str, tuple[Mapping[str, bytes | None], str]] = MappingProxyType(
+FAILED: Mapping[str, tuple[Mapping[str, bytes | None], str]] = MappingProxyType(
     {
         "backslash in PatientID": ({"PatientID": b"a\\b"}, "PatientID"),
         "PatientID in an unknown charset": ({"SpecificCharacterSet": b"FOO", "PatientID": b"\xe9"}, "PatientID"),
         "PatientID in a misspelt charset": ({"SpecificCharacterSet": b"utf-8", "PatientID": "é".encode()}, "PatientID"),
         "PatientID not ASCII in ASCII": ({"SpecificCharacterSet": b"ISO_IR 6", "PatientID": b"\xe9"}, "PatientID"),
+        "PatientID in Latin-9": ({"SpecificCharacterSet": b"ISO_IR 203", "PatientID": b"\xbduvre"}, "PatientID"),
+        "PatientID in a padded charset": ({"SpecificCharacterSet": b" ISO_IR 100", "PatientID": b"\xe9"}, "PatientID"),
         "PatientID not UTF-8": ({"SpecificCharacterSet": b"ISO_IR 192", "PatientID": b"\xe9x"}, "PatientID"),
-        "no StudyInstanceUID": ({"StudyInstanceUID": None}, "StudyInstanceUID"),
-        "empty SeriesInstanceUID": ({"SeriesInstanceUID": b""}, "SeriesInstanceUID"),
+        "PatientID not Japanese": ({"SpecificCharacterSet": b"\\ISO 2022 IR 87", "PatientID": b"\xe9x"}, "PatientID"),
         "two SOPInstanceUIDs": ({"SOPInstanceUID": b"1.2\\1.3"}, "SOPInstanceUID"),
         "long StudyInstanceUID": ({"StudyInstanceUID": b"1." + b"2" * 70}, "StudyInstanceUID"),
         "StudyInstanceUID that is none": ({"StudyInstanceUID": b"study-7"}, "StudyInstanceUID"),
-        "no SOPClassUID": ({"SOPClassUID": None}, "SOPClassUID"),
+        "SeriesInstanceUID that is none": ({"SeriesInstanceUID": b"1.2-3"}, "SeriesInstanceUID"),
     }
 )
 """Images on which no report can stand, with the attribute that the reason names."""
+
+MISFILED: Mapping[str, Mapping[str, bytes | None]] = MappingProxyType(
+    {
+        "Cyrillic after ASCII": _charset(b"ISO 2022 IR 6\\ISO 2022 IR 144", "Иван".encode("iso8859-5")),
+        "Latin-1 and Japanese": _charset(b"ISO 2022 IR 100\\ISO 2022 IR 87", "É".encode("latin-1") + b"\x1b$B;3ED\x1b(B"),
+    }
+)
+"""Images whose PatientID Orthanc 1.10 reads in another character set than they name."""
+
+SKIPPED: Mapping[str, tuple[Mapping[str, bytes | None], str]] = MappingProxyType(
+    {
+        "no SOPClassUID": ({"SOPClassUID": None}, "SOPClassUID"),
+        "hardcopy, retired": ({"SOPClassUID": b"1.2.840.10008.5.1.1.29"}, "SOPClassUID"),
+        "ultrasound, retired": ({"SOPClassUID": b"1.2.840.10008.5.1.4.1.1.6"}, "SOPClassUID"),
+        "angiography, retired": ({"SOPClassUID": b"1.2.840.10008.5.1.4.1.1.12.3", "Modality": b"DX"}, "SOPClassUID"),
+        "private SOP class": ({"SOPClassUID": b"1.2.3.4"}, "SOPClassUID"),
+        "no pixels": ({"PixelData": None}, "PixelData"),
+        "colour": ({"SamplesPerPixel": struct.pack("<H", 3)}, "SamplesPerPixel"),
+        "palette": ({"PhotometricInterpretation": b"PALETTE COLOR"}, "PhotometricInterpretation"),
+        "frames": ({"NumberOfFrames": b"2"}, "NumberOfFrames"),
+        "knee": ({"BodyPartExamined": b"Knee"}, "BodyPartExamined"),
+        "knee, coded": (
+            {"BodyPartExamined": b"", "AnatomicRegionSequence": code(b"72696002", b"SCT", b"Knee")},
+            "AnatomicRegionSequence",
+        ),
+    }
+)
+"""Images that are not ours to classify, with the attribute that the reason names."""
+
+REFUSED: Mapping[str, tuple[Mapping[str, bytes | None], str]] = MappingProxyType(
+    {
+        "no StudyInstanceUID": ({"StudyInstanceUID": None}, "Inexistent tag"),
+        "no SOPInstanceUID": ({"SOPInstanceUID": None}, "Inexistent tag"),
+        "empty StudyInstanceUID": ({"StudyInstanceUID": b""}, "Bad file format"),
+        "empty SeriesInstanceUID": ({"SeriesInstanceUID": b""}, "Bad file format"),
+    }
+)
+"""Images that Orthanc does not store, with its answer."""
+
+SOURCES: Mapping[str, Mapping[str, bytes | None]] = MappingProxyType(
+    {
+        **VARIANTS,
+        **MISFILED,
+        **{name: changes for each in (FAILED, SKIPPED, REFUSED) for name, (changes, _) in each.items()},
+    }
+)
+"""All of them."""
+
+
+def source_file(name: str) -> bytes:
+    """One of SOURCES as a DICOM file, in a study of its own unless it names one."""
+    number = list(SOURCES).index(name)
+    uids = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+    own = {keyword: f"1.2.{arc}.{number}".encode() for arc, keyword in enumerate(uids, 4)}
+    return dicom_file(**{**own, **SOURCES[name]})
