@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 import psutil
@@ -18,17 +20,20 @@ import pydicom
 import requests
 from requests.adapters import HTTPAdapter
 
-from demo.serve import ROOT
+from demo.serve import ROOT, Account, orthanc_command
 
 T = TypeVar("T")
 FINAL = ("done", "skipped", "failed")
 
 
 class Pacs:
-    """One Orthanc on free ports. As a context manager it is started, and ended with all that it started."""
+    """One Orthanc on free ports. As a context manager it is started, and ended with all that it started.
 
-    def __init__(self, folder: Path, **environ: str) -> None:
-        self.folder = folder
+    :param options: what its orthanc.json says besides; the keys of its sections go among those that are there.
+    """
+
+    def __init__(self, folder: Path, options: Mapping[str, Any] = MappingProxyType({}), **environ: str) -> None:
+        self.folder, self._options = folder, options
         self.http_port, self.dicom_port = free_port(), free_port()
         self.user, self.password = "tester", secrets.token_urlsafe()
         self.url = f"http://127.0.0.1:{self.http_port}"
@@ -57,9 +62,19 @@ class Pacs:
         """Start it and wait until it answers; the classification may need longer (`wait_until_ready`)."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "log").open("ab") as log:
-            command = [sys.executable, "-m", "demo.serve"]
+            command = self._command_with_options() if self._options else [sys.executable, "-m", "demo.serve"]
             self.process = subprocess.Popen(command, cwd=ROOT, env=self._environ, stdout=log, stderr=log)
         wait_for(self._answers, 30, self.log)
+
+    def _command_with_options(self) -> list[str]:
+        """What `demo.serve` would run, with the options in the file."""
+        command = orthanc_command(self._environ, Account(self.user, self.password))
+        file = Path(command[-1])
+        settings = json.loads(file.read_text())
+        for key, value in self._options.items():
+            settings[key] = settings.get(key, {}) | value if isinstance(value, dict) else value
+        file.write_text(json.dumps(settings))
+        return command
 
     def stop(self) -> None:
         """End it as an operator does, and see that nothing of it is left."""

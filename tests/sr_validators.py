@@ -57,6 +57,8 @@ IDENTITY: Mapping[str, str] = dict.fromkeys(
         "W: PatientName (0010,0010) VM != 1 in PatientModule",
         "W: {}InstanceUID ({}) violates VR definition in {}",
         'W: Reading invalid/incomplete content item IMAGE "{}"',
+        "W: Rendering invalid/incomplete content item IMAGE",
+        "W: Writing invalid/incomplete content item IMAGE",
     ),
     IDENTITY_REASON,
 )

@@ -27,7 +27,7 @@ from plugin.content import Blanks, content, encode, settings_of
 from plugin.report import DISCLAIMER
 from plugin.sr_reader import read
 from tests import sr_validators
-from tests.sr_reports import MODEL, NOON, OTHER_REPORTS, SCORES, STAND_IN, report_on, written
+from tests.sr_reports import MODEL, NOON, REPORTS, SCORES, STAND_IN, report_on, written
 from tests.sr_sources import dataset, dicom_file
 
 # pydicom warns while it reads what these images bring.
@@ -85,7 +85,7 @@ def lines(item: Dataset, level: int) -> Iterator[str]:
         yield from lines(child, level + 1)
 
 
-@pytest.mark.parametrize("changes", [{}, *OTHER_REPORTS.values()], ids=["trained", *OTHER_REPORTS])
+@pytest.mark.parametrize("changes", REPORTS.values(), ids=[*REPORTS])
 def test_filling_in_the_blanks_gives_what_building_the_whole_tree_gives(changes: Mapping[str, Any]) -> None:
     source = dataset(SOPInstanceUID=b"1.2.3.45", SpecificCharacterSet=b"ISO_IR 192")
     report = report_on(source, **changes)
@@ -182,7 +182,7 @@ def test_stand_in_weights_are_called_so_wherever_one_looks() -> None:
 
 
 def test_a_label_outside_the_table_gets_a_private_code_that_validators_accept(tmp_path: Path) -> None:
-    document = written(**OTHER_REPORTS["fewer and unknown labels"])
+    document = written(**REPORTS["fewer and unknown labels"])
     document.save_as(tmp_path / "report.dcm")
     assert read(document)["codes"]["Support Devices"]["finding"] == [
         "SUPPORT_DEVICES",

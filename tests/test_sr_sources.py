@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,7 +150,7 @@ def plain(ds: Dataset, keyword: str) -> str:
 
 def as_ds(score: float) -> float:
     """A score after its way through 16 characters of percent."""
-    return float(f"{format_number_as_ds(score * 100)}e-2" if "e" not in format_number_as_ds(score * 100) else score)
+    return float(Decimal(format_number_as_ds(score * 100)).scaleb(-2))
 
 
 @pytest.mark.parametrize("name", [*FAILED, *SKIPPED])
@@ -247,8 +248,8 @@ def test_identity_is_kept_and_the_rest_is_kept_if_it_is_valid(keyword: str, give
             "PatientName is not ASCII and there is no SpecificCharacterSet; the report may spell it differently.",
         ),
         (
-            {"SpecificCharacterSet": b"utf8", "PatientName": b"D\xe9e"},
-            "PatientName is not ASCII and SpecificCharacterSet 'utf8' does not say how to read it; the report may spell "
+            {"SpecificCharacterSet": b"FOO", "PatientName": b"D\xe9e"},
+            "PatientName is not ASCII and SpecificCharacterSet 'FOO' does not say how to read it; the report may spell "
             "it differently.",
         ),
         (
