@@ -1,8 +1,9 @@
 """`python -m plugin`: the process beside Orthanc, started by `plugin/main.py` and ended with it.
 
-Standard input brings lines of JSON from Orthanc: first what to work with, then `{}` when there is something new and
-`{"deleted": id}`. Its end means that Orthanc is gone. Standard output takes lines of JSON back: `{"status": ...}`,
-`{"position": ...}` in Orthanc's change log, and `{"info": ...}` or `{"warning": ...}` for its log.
+Standard input brings lines of JSON from Orthanc: first what to work with, then `{}` when there is something new,
+`{"deleted": id}`, and `{"backfill": dates}`. Its end means that Orthanc is gone. Standard output takes lines of JSON
+back: `{"status": ...}`, `{"position": ...}` in Orthanc's change log, `{"backfill": null}` when that is finished, and
+`{"info": ...}` or `{"warning": ...}` for Orthanc's log.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def main() -> None:
 
     pool = WorkerPool(connection, settings, changed=lambda: news.put({}))
     dispatcher = Dispatcher(Archive(connection), pool, start["since"], settings.Attempts, _say)
-    dispatcher.want(start["instances"], time.monotonic())
+    dispatcher.want(start["instances"])
+    dispatcher.backfill(start["backfill"])
     try:
         _work(dispatcher, news)
     finally:
@@ -49,6 +51,8 @@ def _work(dispatcher: Dispatcher, news: SimpleQueue[dict[str, Any] | None]) -> N
                 return
             if "deleted" in message:
                 dispatcher.forget(message["deleted"])
+            if "backfill" in message:
+                dispatcher.backfill(message["backfill"])
         pause = dispatcher.tick(time.monotonic())
 
 

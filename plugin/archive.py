@@ -6,14 +6,14 @@ while an upload waits for the interpreter stops all uploads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from plugin.marks import METADATA, mark_in
+from plugin.marks import METADATA, MODALITIES, mark_in
 from plugin.settings import Connection
 
 TIMEOUT = (5, 120)  # seconds to connect, and between two bytes of an answer
@@ -122,12 +122,20 @@ class Archive:
         row = self._ask("GET", f"/series/{series}").json()
         return Series(row["MainDicomTags"].get("Modality", ""), row["ParentStudy"])
 
-    def radiographs(self, at_once: int = 500) -> Iterator[list[Instance]]:
-        """All instances of CR and DX series, some at a time."""
-        query = {"Level": "Instance", "Query": {"Modality": "CR\\DX"}}
-        ids = self._ask("POST", "/tools/find", json=query).json()
-        for start in range(0, len(ids), at_once):
-            yield self.instances(ids[start : start + at_once])
+    def radiographs(self, study_dates: str = "") -> list[str]:
+        """The ids of all CR and DX series, the latest arrivals last.
+
+        :param study_dates: a range of StudyDate as DICOM writes it (`20200101-`), or '' for all.
+        """
+        query = {"Modality": "\\".join(MODALITIES)} | ({"StudyDate": study_dates} if study_dates else {})
+        found: list[str] = self._ask("POST", "/tools/find", json={"Level": "Series", "Query": query}).json()
+        return found
+
+    def instances_of(self, series: Sequence[str]) -> list[Instance]:
+        """What the index knows of these series' instances."""
+        query = {"Resources": list(series), "Level": "Series"}
+        rows = self._ask("POST", "/tools/bulk-content", json=query).json()
+        return self.instances([instance for row in rows for instance in row["Instances"]])
 
     def file(self, instance: str) -> bytes:
         """The stored DICOM file. :raises Gone: if it was deleted."""

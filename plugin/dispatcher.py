@@ -10,8 +10,8 @@ therefore serves a new arrival, a restart after a crash and a wish to classify a
 from __future__ import annotations
 
 import heapq
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,6 +23,7 @@ from plugin.worker import Outcome
 
 LONGEST_PAUSE = 300.0  # seconds between two tries of something that is not the image's fault
 AHEAD = 2  # tasks given to the pool for each worker, so that none waits for the next
+PAGE = 200  # series looked at in one round, when the past is gone through
 
 
 class Pool(Protocol):
@@ -41,18 +42,31 @@ class Pool(Protocol):
 
 @dataclass(order=True)
 class Task:
-    """An instance to do. Ordered by when it is due, then by arrival."""
+    """An instance to do. Arrivals go before the past, and each in its order."""
 
-    due: float
-    seq: int
+    past: bool
+    order: int
     instance: str = field(compare=False)
     study: str = field(compare=False)
     crashes: int = field(default=0, compare=False)
     pauses: int = field(default=0, compare=False)
 
 
+@dataclass
+class Walk:
+    """Going through the CR and DX series that are in the archive already, the latest arrivals first."""
+
+    series: list[str]
+    found: int
+
+    def page(self) -> list[str]:
+        """The next series to look at, none at the end."""
+        page, self.series = self.series[-PAGE:], self.series[:-PAGE]
+        return page
+
+
 Say = Callable[[str, Any], None]
-"""Tells Orthanc's side something: `status`, `position`, or a line for the log under `info` and `warning`."""
+"""Tells Orthanc's side something: `status`, `position`, `backfill`, or a line for the log: `info`, `warning`."""
 
 
 class Dispatcher:
@@ -65,96 +79,148 @@ class Dispatcher:
     def __init__(self, archive: Archive, pool: Pool, since: int, attempts: int, say: Say) -> None:
         """Nothing is read yet."""
         self._archive, self._pool, self._attempts, self._say = archive, pool, attempts, say
-        self._read = self._finished = since
-        self._tasks: list[Task] = []
+        self._read = since
+        self._ready: list[Task] = []
+        self._waiting: list[tuple[float, Task]] = []
         self._running: dict[Future[Outcome], Task] = {}
-        self._open: set[str] = set()
+        self._arrivals: OrderedDict[str, int] = OrderedDict()  # unfinished, with their place in the log
+        self._past: set[str] = set()  # unfinished, from a backfill
+        self._gone: list[str] = []
         self._states: dict[str, str] = {}
-        self._census: Iterator[list[Instance]] = archive.radiographs()
+        self._counts: Counter[str] = Counter()
+        self._census: Walk | None = None
+        self._counted = False
+        self._dates: str | None = None
+        self._backfill: Walk | None = None
         self._said: dict[str, Any] = {}
         self._series = lru_cache(maxsize=10_000)(archive.series)
 
     def tick(self, now: float) -> float:
         """Do what can be done now; returns the seconds after which to come again at the latest."""
         pause = 30.0
+        for future in [future for future in self._running if future.done()]:
+            self._finish(self._running.pop(future), future, now)
         try:
-            self._read_log(now)
-            if self._count():
+            self.want(self._gone)  # one may have come back while its first try was under way
+            self._gone.clear()
+            self._read_log()
+            if self._count() or self._look_back():
                 pause = 0.0
         except ArchiveUnavailable as problem:
             self._say("warning", f"{problem}; trying again in 2 s")
             pause = 2.0
-        for future in [future for future in self._running if future.done()]:
-            self._finish(self._running.pop(future), future, now)
         self._start(now)
         self._report()
-        if self._tasks and not self._pool.problem():
-            pause = min(pause, max(self._tasks[0].due - now, 0.05))
-        return pause
+        return min(pause, max(self._waiting[0][0] - now, 0.05)) if self._waiting else pause
+
+    def want(self, instances: Iterable[str]) -> None:
+        """Queue those of these instances that are ours and bear no mark."""
+        self._queue(dict.fromkeys(instances, self._read))
 
     def forget(self, instance: str) -> None:
         """The instance was deleted from Orthanc."""
-        self._states.pop(instance, None)
+        self._remember(instance, None)
 
-    def want(self, instances: list[str], now: float) -> None:
-        """Queue those of these instances that are ours and bear no mark."""
-        self._queue(dict.fromkeys(instances, self._read), now)
+    def backfill(self, dates: str | None) -> None:
+        """Classify what is in the archive already and bears no mark, as long as nothing new is to do.
 
-    def _count(self) -> bool:
-        """Learn, a page at each tick, what earlier runs have finished; whether there may be more."""
-        try:
-            page = next(self._census, None)
-        except ArchiveUnavailable:
-            self._census = self._archive.radiographs()  # a generator that raised is over
-            raise
-        for instance in page or ():
-            if instance.mark:
-                self._states[instance.id] = instance.mark["state"]
-        return page is not None
+        :param dates: a range of StudyDate (`20200101-20201231`), '' for everything, or None to stop.
+        """
+        self._dates, self._backfill = dates, None
+        self._past.clear()
+        self._ready = [task for task in self._ready if not task.past]
+        heapq.heapify(self._ready)
 
-    def _read_log(self, now: float) -> None:
+    def _read_log(self) -> None:
         done = False
         while not done:
             changes, last, done = self._archive.changes(self._read)
-            self._queue({change.instance: change.seq for change in changes}, now)
+            self._queue({change.instance: change.seq for change in changes})
             self._read = last
 
-    def _queue(self, seqs: dict[str, int], now: float) -> None:
-        unknown = [instance for instance in seqs if instance not in self._open]
-        for found in self._archive.instances(unknown):
+    def _count(self) -> bool:
+        """Learn, a page at each tick, what earlier runs have finished; whether there is more."""
+        if self._counted:
+            return False
+        if not self._census:
+            series = self._archive.radiographs()
+            self._census = Walk(series, len(series))
+        for instance in self._archive.instances_of(self._census.page()):
+            if instance.mark:
+                self._remember(instance.id, instance.mark["state"])
+        self._counted = not self._census.series
+        return not self._counted
+
+    def _look_back(self) -> bool:
+        """Queue a page of the past, if there is one and little else to do; whether to come again at once."""
+        if self._dates is None or len(self._past) > AHEAD * self._pool.workers:
+            return False
+        if not self._backfill:
+            series = self._archive.radiographs(self._dates)
+            self._backfill = Walk(series, len(series))
+        page = self._backfill.page()
+        order = len(self._backfill.series)
+        for found in self._archive.instances_of(page):
+            if not found.mark and found.id not in self._arrivals:
+                self._add(found, -order)
+        if not page and not self._past:
+            self._say("info", f"The backfill is finished: {self._backfill.found} series were looked at")
+            self._say("backfill", None)
+            self._dates = self._backfill = None
+            return False
+        return bool(page)
+
+    def _queue(self, places: dict[str, int]) -> None:
+        """Queue arrivals, given with their places in the log."""
+        for found in self._archive.instances([one for one in places if one not in self._arrivals]):
             if found.mark:
-                self._states[found.id] = found.mark["state"]
-                continue
-            try:
-                series = self._series(found.series)
-            except Gone:
-                continue
-            if marks.eligible_modality(series.modality):
-                self._states.pop(found.id, None)
-                self._open.add(found.id)
-                heapq.heappush(self._tasks, Task(now, seqs[found.id], found.id, series.study))
+                self._remember(found.id, found.mark["state"])
+            else:
+                self._add(found, places[found.id], arrival=True)
+
+    def _add(self, found: Instance, order: int, arrival: bool = False) -> None:
+        try:
+            series = self._series(found.series)
+        except Gone:
+            return
+        if not marks.eligible_modality(series.modality):
+            return
+        self._remember(found.id, None)
+        if arrival:
+            self._arrivals[found.id] = order
+        else:
+            self._past.add(found.id)
+        heapq.heappush(self._ready, Task(not arrival, order, found.id, series.study))
+
+    def _remember(self, instance: str, state: str | None) -> None:
+        """For the counts in the status alone; what decides is the mark in Orthanc."""
+        if before := self._states.pop(instance, None):
+            self._counts[before] -= 1
+        if state:
+            self._states[instance] = state
+            self._counts[state] += 1
 
     def _start(self, now: float) -> None:
-        while (
-            self._tasks
-            and self._tasks[0].due <= now
-            and len(self._running) < AHEAD * self._pool.workers
-            and not self._pool.problem()
-        ):
-            task = heapq.heappop(self._tasks)
+        while self._waiting and self._waiting[0][0] <= now:
+            heapq.heappush(self._ready, heapq.heappop(self._waiting)[1])
+        room = AHEAD * self._pool.workers - len(self._running)
+        while self._ready and room > 0 and not self._pool.problem():
+            task = heapq.heappop(self._ready)
             self._running[self._pool.classify(task.instance, task.study)] = task
+            room -= 1
 
     def _finish(self, task: Task, future: Future[Outcome], now: float) -> None:
         outcome = self._outcome(task, future)
         if outcome.state == "later":
-            self._again(task, outcome.reason, now, count=not outcome.model_unavailable)
+            self._again(task, outcome, now)
             return
-        self._open.discard(task.instance)
+        self._arrivals.pop(task.instance, None)
+        self._past.discard(task.instance)
         if outcome.state == "gone":
             self._say("info", f"Instance {task.instance} was deleted before it was classified")
-            self.want([task.instance], now)  # it may have come back meanwhile
+            self._gone.append(task.instance)
             return
-        self._states[task.instance] = outcome.state
+        self._remember(task.instance, outcome.state)
         level = "warning" if outcome.state == "failed" else "info"
         self._say(level, f"Instance {task.instance}: {outcome.state}{outcome.reason and f', {outcome.reason}'}")
 
@@ -178,29 +244,32 @@ class Dispatcher:
             return Outcome("later", str(problem))
         return Outcome("failed", reason)
 
-    def _again(self, task: Task, reason: str, now: float, count: bool) -> None:
-        pause = min(2.0**task.pauses, LONGEST_PAUSE) if count else 1.0
-        task.pauses += count
-        task.due = now + pause
-        heapq.heappush(self._tasks, task)
-        self._say("warning", f"Instance {task.instance} is tried again in {pause:.0f} s: {reason}")
+    def _again(self, task: Task, outcome: Outcome, now: float) -> None:
+        if outcome.model_unavailable:  # the pool says when there is one again; that was not this image's try
+            heapq.heappush(self._ready, task)
+            return
+        pause = min(2.0**task.pauses, LONGEST_PAUSE)
+        task.pauses += 1
+        heapq.heappush(self._waiting, (now + pause, task))
+        self._say("warning", f"Instance {task.instance} is tried again in {pause:.0f} s: {outcome.reason}")
 
     def _report(self) -> None:
-        counts = Counter(self._states.values())
         problem = self._pool.problem()
+        if problem != self._said.get("status", {}).get("reason", ""):
+            self._say("warning", problem or "Ready")
+        walk = self._backfill
+        progress = {"series": walk.found, "looked_at": walk.found - len(walk.series)} if walk else None
         status = {
             "ready": not problem,
             "reason": problem,
             "workers": self._pool.workers,
-            "pending": len(self._open),
-            **{state: counts[state] for state in ("done", "skipped", "failed")},
+            "pending": len(self._arrivals) + len(self._past),
+            **{state: self._counts[state] for state in ("done", "skipped", "failed")},
+            "backfill": progress,
         }
-        unfinished = [task.seq for task in (*self._tasks, *self._running.values())]
-        self._finished = max(self._finished, min(unfinished) - 1 if unfinished else self._read)
-        if problem != self._said.get("status", {}).get("reason", ""):
-            self._say("warning", problem or "Ready")
         self._tell("status", status)
-        self._tell("position", self._finished)
+        # Everything before the first unfinished arrival is finished.
+        self._tell("position", next(iter(self._arrivals.values()), self._read + 1) - 1)
 
     def _tell(self, what: str, value: Any) -> None:
         if self._said.get(what) != value:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +38,19 @@ class OrthancIndex:
         found: list[str] = json.loads(orthanc.RestApiPost("/tools/find", json.dumps(query)))
         return found
 
-    def delete(self, path: str) -> None:
-        """:raises LookupError: if there is no such resource."""
+    def unmark(self, instance: str) -> None:
+        """:raises LookupError: if there is no such instance."""
+        path = f"/instances/{instance}/metadata/{marks.METADATA}"
+        _found(orthanc.RestApiPut, path, "null")
         _found(orthanc.RestApiDelete, path)
 
 
-def _found(call: Any, path: str) -> bytes:
+def _found(call: Any, *arguments: str) -> bytes:
     try:
-        answer: bytes = call(path)
+        answer: bytes = call(*arguments)
     except orthanc.OrthancException as problem:
         if problem.args[0] in UNKNOWN_RESOURCE:
-            raise LookupError(path) from None
+            raise LookupError(arguments[0]) from None
         raise
     return answer
 
@@ -89,7 +92,7 @@ class Plugin:
 
     def _start(self) -> None:
         # What is older than the plugin's first start stays as it is, until somebody asks for it.
-        position = orthanc.GetGlobalProperty(marks.METADATA, "")
+        position = orthanc.GetGlobalProperty(marks.POSITION, "")
         self._since = int(position) if position else self._index.get("/changes?last")["Last"]
         command = [self._settings.Python or _interpreter(), "-m", "plugin"]
         self._companion = Companion(command, ROOT, self._first_message, self._hear)
@@ -105,6 +108,7 @@ class Plugin:
             "settings": self._settings.as_json(),
             "since": self._since,
             "instances": self._early,
+            "backfill": json.loads(orthanc.GetGlobalProperty(marks.BACKFILL, "") or "null"),
         }
 
     def _hear(self, what: str, value: Any) -> None:
@@ -117,7 +121,9 @@ class Plugin:
                 self._status = value
             case "position":
                 self._since = value
-                orthanc.SetGlobalProperty(marks.METADATA, str(value))
+                orthanc.SetGlobalProperty(marks.POSITION, str(value))
+            case "backfill":
+                orthanc.SetGlobalProperty(marks.BACKFILL, "")
             case "ended":
                 reason = f"The classifying process has ended; it is started again in {value:.0f} s"
                 self._status = {**self._status, "ready": False, "reason": reason}
@@ -138,7 +144,9 @@ class Plugin:
     def on_page(self, output: Any, _uri: str, **request: Any) -> None:
         """`GET /chest-xray` and what is below it."""
         name = request["groups"][0] if request["groups"] and request["groups"][0] else ""
-        if request["method"] != "GET":
+        if name == "backfill":
+            self._on_backfill(output, request)
+        elif request["method"] != "GET":
             output.SendMethodNotAllowed("GET")
         elif name == "status":
             _send(output, routes.health({**self._status, "version": __version__}))
@@ -146,6 +154,19 @@ class Plugin:
             _send(output, routes.results(self._index, request["get"].get("format", "")))
         else:
             _send(output, routes.page(name))
+
+    def _on_backfill(self, output: Any, request: dict[str, Any]) -> None:
+        """`POST` and `DELETE /chest-xray/backfill`."""
+        if request["method"] not in ("POST", "DELETE"):
+            output.SendMethodNotAllowed("POST,DELETE")
+            return
+        body = request.get("body", b"") if request["method"] == "POST" else None
+        reply, dates = routes.backfill(body, request["headers"])
+        if reply.status == HTTPStatus.ACCEPTED:
+            orthanc.SetGlobalProperty(marks.BACKFILL, "" if dates is None else json.dumps(dates))
+            if self._companion:
+                self._companion.tell({"backfill": dates})
+        _send(output, reply)
 
 
 def _interpreter() -> str:

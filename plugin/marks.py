@@ -15,6 +15,12 @@ MODALITIES = ("CR", "DX")
 METADATA = 4750
 """The metadata's number; orthanc.json gives it a name under `UserMetadata`."""
 
+POSITION = 4750
+"""The global property that holds the position in Orthanc's change log up to which everything is finished."""
+
+BACKFILL = 4751
+"""The global property that holds the dates of an unfinished backfill, as JSON; empty if there is none."""
+
 NAMES = ("chest-xray", str(METADATA))
 """The name that orthanc.json gives to it, and Orthanc's own where the configuration does not."""
 

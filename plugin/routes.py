@@ -9,6 +9,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping
+from datetime import date
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -56,8 +57,11 @@ class Index(Protocol):
         """`/tools/find`."""
         ...
 
-    def delete(self, path: str) -> None:
-        """Delete a resource. :raises LookupError: if there is no such resource."""
+    def unmark(self, instance: str) -> None:
+        """Remove the mark, and have the change log say so even if there was none.
+
+        :raises LookupError: if there is no such instance.
+        """
         ...
 
 
@@ -72,38 +76,62 @@ class Reply(NamedTuple):
 def result(index: Index, status: Mapping[str, Any], instance: str) -> Reply:
     """`GET /instances/{id}/chest-xray`: the mark word for word, or why there is none."""
     try:
-        series = index.get(f"/instances/{instance}")["ParentSeries"]
         if text := marks.text_in(index.get(f"/instances/{instance}/metadata?expand")):
             return Reply(HTTPStatus.OK, text.encode())
-        modality = index.get(f"/series/{series}")["MainDicomTags"].get("Modality", "")
+        return _not_ours(index, instance) or _pending(status, instance)
     except LookupError:
         return _error(HTTPStatus.NOT_FOUND, f"Orthanc has no instance {instance}")
-    if not marks.eligible_modality(modality):
-        reason = f"Its Modality is {modality or 'missing'}; only {' and '.join(marks.MODALITIES)} images are classified"
-        return _json({"state": "skipped", "instance": instance, "reason": reason})
-    return _pending(status, instance)
 
 
 def again(index: Index, status: Mapping[str, Any], instance: str, headers: Mapping[str, str]) -> Reply:
     """`POST /instances/{id}/chest-xray`: classify it once more, by removing its mark."""
     if not _same_origin(headers):
         return _error(HTTPStatus.FORBIDDEN, "This request was sent by a page of another site")
-    now = result(index, status, instance)
-    if now.status != HTTPStatus.OK:
-        return now
     try:
-        names = index.get(f"/instances/{instance}/metadata")
-        if not any(name in names for name in marks.NAMES):
-            return now
-        index.delete(f"/instances/{instance}/metadata/{marks.METADATA}")
+        if reply := _not_ours(index, instance):
+            return reply
+        index.unmark(instance)
     except LookupError:
         return _error(HTTPStatus.NOT_FOUND, f"Orthanc has no instance {instance}")
     return _pending(status, instance, HTTPStatus.ACCEPTED)
 
 
+def _not_ours(index: Index, instance: str) -> Reply | None:
+    series = index.get(f"/instances/{instance}")["ParentSeries"]
+    modality = index.get(f"/series/{series}")["MainDicomTags"].get("Modality", "")
+    if marks.eligible_modality(modality):
+        return None
+    reason = f"Its Modality is {modality or 'missing'}; only {' and '.join(marks.MODALITIES)} images are classified"
+    return _json({"state": "skipped", "instance": instance, "reason": reason})
+
+
 def health(status: Mapping[str, Any]) -> Reply:
     """`GET /chest-xray/status`."""
     return _json(dict(status))
+
+
+def backfill(body: bytes | None, headers: Mapping[str, str]) -> tuple[Reply, str | None]:
+    """`POST /chest-xray/backfill`: classify what was there before, and `DELETE`, without a body: stop that.
+
+    The body is empty or JSON with `from` and `to`, dates of studies as YYYY-MM-DD or YYYYMMDD, both included. Returns
+    the answer and the range of StudyDate that it means: '' for all, None for nothing.
+    """
+    if not _same_origin(headers):
+        return _error(HTTPStatus.FORBIDDEN, "This request was sent by a page of another site"), None
+    if body is None:
+        return _json({"backfill": "stopped"}, HTTPStatus.ACCEPTED), None
+    try:
+        wish = json.loads(body or b"{}")
+        if not isinstance(wish, dict) or not wish.keys() <= {"from", "to"}:
+            raise ValueError("it must be JSON with nothing but `from` and `to`")
+        first, last = (_dicom_date(wish.get(name)) for name in ("from", "to"))
+    except (ValueError, TypeError) as problem:
+        return _error(HTTPStatus.BAD_REQUEST, f"This is no backfill: {problem}"), None
+    return _json({"backfill": "started", **wish}, HTTPStatus.ACCEPTED), f"{first}-{last}" if first or last else ""
+
+
+def _dicom_date(text: str | None) -> str:
+    return f"{date.fromisoformat(text):%Y%m%d}" if text else ""
 
 
 def results(index: Index, form: str) -> Reply:

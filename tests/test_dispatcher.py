@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
+from plugin import dispatcher
 from plugin.archive import Archive, ArchiveUnavailable, Change, Gone, Instance, Series
 from plugin.dispatcher import Dispatcher
 from plugin.marks import mark_in
@@ -21,6 +22,7 @@ class FakeArchive(Archive):
         self.modality: dict[str, str] = {}
         self.marks: dict[str, dict[str, Any]] = {}
         self.log: list[str] = []
+        self.asked: list[str] = []
         self.down = False
 
     def add(self, instance: str, modality: str = "CR") -> None:
@@ -42,8 +44,12 @@ class FakeArchive(Archive):
             raise Gone(series)
         return Series(self.modality[instance], f"study of {instance}")
 
-    def radiographs(self, at_once: int = 500) -> Iterator[list[Instance]]:
-        yield self.instances([one for one, modality in self.modality.items() if modality in ("CR", "DX")])
+    def radiographs(self, study_dates: str = "") -> list[str]:
+        self.asked.append(study_dates)
+        return [f"series of {one}" for one, modality in self.modality.items() if modality in ("CR", "DX")]
+
+    def instances_of(self, series: Sequence[str]) -> list[Instance]:
+        return self.instances([one.removeprefix("series of ") for one in series])
 
     def mark(self, instance: str, result: str) -> None:
         if instance not in self.modality:
@@ -91,8 +97,11 @@ class World:
         self.said[what] = value
 
     def tick(self, seconds: float = 0.0) -> float:
+        """Ticks until there is nothing to do at once."""
         self.now += seconds
-        return self.dispatcher.tick(self.now)
+        while not (pause := self.dispatcher.tick(self.now)):
+            continue
+        return pause
 
     def finish(self, instance: str, outcome: Outcome | BaseException) -> None:
         """As a worker does it: the mark first, then the answer."""
@@ -233,9 +242,8 @@ def test_a_restart_counts_what_was_done_before_and_forgets_what_is_deleted(world
     world.archive.add("old")
     world.archive.marks["old"] = {"state": "done"}
     world.start(since=1)
-    assert world.tick() == 0.0  # there may be more pages to count
+    world.tick()
     assert world.counts() == (0, 1, 0, 0)
-    assert world.tick() > 0.0
     world.dispatcher.forget("old")
     world.tick()
     assert world.counts() == (0, 0, 0, 0)
@@ -250,3 +258,67 @@ def test_an_archive_that_does_not_answer_is_asked_again(world: World) -> None:
     world.archive.down = False
     world.tick(2)
     assert world.pool.given == ["a"]
+
+
+def archive_with_a_past(world: World) -> None:
+    """Three images from before the first start, one of them with its mark, and nothing in the log since."""
+    for instance in ("oldest", "marked", "latest"):
+        world.archive.add(instance)
+    world.archive.marks["marked"] = {"state": "done"}
+    world.start(since=3)
+
+
+def test_the_past_is_left_alone_until_somebody_asks(world: World) -> None:
+    archive_with_a_past(world)
+    world.tick()
+    assert world.pool.given == []
+    assert world.counts() == (0, 1, 0, 0)
+
+
+def test_a_backfill_classifies_the_past_and_lets_arrivals_go_first(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "PAGE", 1)
+    monkeypatch.setattr(dispatcher, "AHEAD", 0.5)  # one task at a time
+    world.pool.workers = 2
+    archive_with_a_past(world)
+    world.dispatcher.backfill("20200101-")
+    world.tick()
+    assert world.archive.asked[-1] == "20200101-"
+    assert world.pool.given == ["latest"]
+    assert world.said["status"]["backfill"]["series"] == 3
+    world.archive.add("new")
+    world.tick()
+    world.tick()
+    world.finish("latest", Outcome("done"))
+    world.tick()
+    world.finish("new", Outcome("done"))
+    world.tick()
+    assert world.pool.given == ["latest", "new", "oldest"]
+    world.finish("oldest", Outcome("done"))
+    world.said["backfill"] = "unfinished"
+    world.tick()
+    world.tick()
+    assert world.said["backfill"] is None
+    assert world.counts() == (0, 4, 0, 0)
+
+
+def test_a_backfill_does_not_hold_the_position_back(world: World) -> None:
+    archive_with_a_past(world)
+    world.dispatcher.backfill("")
+    world.tick()
+    assert len(world.pool.given) == 2
+    assert world.said["position"] == 3
+
+
+def test_a_backfill_can_be_stopped(world: World) -> None:
+    archive_with_a_past(world)
+    world.pool.trouble = "no model yet"
+    world.dispatcher.backfill("")
+    world.tick()
+    assert world.counts()[0] == 2
+    world.dispatcher.backfill(None)
+    world.pool.trouble = ""
+    world.tick()
+    assert world.pool.given == []
+    assert world.counts()[0] == 0

@@ -357,3 +357,24 @@ def test_what_was_pending_when_the_power_went_is_done_after_the_restart(tmp_path
         for instance in instances:
             assert pacs.result(instance)["state"] == "done"
             assert len(pacs.reports_beside(instance)) == 1
+
+
+def test_a_backfill_classifies_what_was_there_before_the_plugin(tmp_path: Path, prepared_model: Path) -> None:
+    environ = {"MODEL_FOLDER": str(prepared_model.parent)}
+    old = radiograph(121, rows=64, columns=64, StudyDate="20100101")
+    late = radiograph(122, rows=64, columns=64, StudyDate="20200101")
+    with Pacs(tmp_path, {"Plugins": []}, **environ) as pacs:
+        before, after = (pacs.upload(to_bytes(ds)) for ds in (old, late))
+    with Pacs(tmp_path, **environ) as pacs:
+        pacs.wait_until_ready()
+        new = pacs.upload(to_bytes(radiograph(123, rows=64, columns=64)))
+        assert pacs.result(new)["state"] == "done"
+        for instance in (before, after):
+            assert pacs.get(f"/instances/{instance}/chest-xray")["state"] == "pending"
+        answer = pacs.session.post(f"{pacs.url}/chest-xray/backfill", json={"from": "2015-01-01"}, timeout=10)
+        assert answer.status_code == 202
+        assert pacs.result(after)["state"] == "done"
+        wait_for(lambda: pacs.get("/chest-xray/status")["backfill"] is None or None, 10, pacs.log)
+        assert pacs.get(f"/instances/{before}/chest-xray")["state"] == "pending"
+        pacs.session.post(f"{pacs.url}/instances/{before}/chest-xray", timeout=10)
+        assert pacs.result(before)["state"] == "done"

@@ -40,8 +40,6 @@ class FakeIndex:
             case ["instances", instance, "metadata?expand"]:
                 text = self._of(instance)[1]
                 return {"Origin": "RestApi"} | ({"chest-xray": text} if text else {})
-            case ["instances", instance, "metadata"]:
-                return ["Origin"] + (["chest-xray"] if self._of(instance)[1] else [])
         raise AssertionError(path)
 
     def _of(self, instance: str) -> tuple[str, str | None]:
@@ -53,9 +51,7 @@ class FakeIndex:
         assert query == {"Level": "Instance", "Query": {"Modality": "CR\\DX"}}
         return [one for one, (modality, _) in self.instances.items() if modality in ("CR", "DX")] + ["deleted"]
 
-    def delete(self, path: str) -> None:
-        _, instance, _, number = path.strip("/").split("/")
-        assert number == str(marks.METADATA)
+    def unmark(self, instance: str) -> None:
         self.instances[instance] = (self._of(instance)[0], None)
 
 
@@ -147,3 +143,28 @@ def test_pages_come_from_their_own_folder_alone() -> None:
     assert routes.page("style.css").type.startswith("text/css")
     assert routes.page("../main.py").status == 404
     assert routes.page("index.html/../../main.py").status == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "dates"),
+    [
+        (b"", ""),
+        (b"{}", ""),
+        (b'{"from": "2020-01-01"}', "20200101-"),
+        (b'{"from": "20200101", "to": "2020-12-31"}', "20200101-20201231"),
+    ],
+)
+def test_a_backfill_takes_dates(body: bytes, dates: str) -> None:
+    reply, found = routes.backfill(body, {})
+    assert (reply.status, found) == (202, dates)
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{", b'{"since": "2020-01-01"}', b'{"from": "yesterday"}', b'{"from": 2020}'])
+def test_a_backfill_that_makes_no_sense_is_refused(body: bytes) -> None:
+    reply, found = routes.backfill(body, {})
+    assert (reply.status, found) == (400, None)
+    assert "This is no backfill" in json.loads(reply.body)["error"]
+
+
+def test_a_backfill_is_not_started_by_other_sites() -> None:
+    assert routes.backfill(b"", {"sec-fetch-site": "cross-site"})[0].status == 403
