@@ -6,17 +6,17 @@ while an upload waits for the interpreter stops all uploads.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import requests
-from requests.adapters import HTTPAdapter
-from urllib3.util import Retry
+from urllib3 import BaseHTTPResponse, PoolManager, Retry, Timeout
+from urllib3.exceptions import HTTPError
 
 from plugin.marks import METADATA, MODALITIES, mark_in
 from plugin.settings import Connection
 
-TIMEOUT = (5, 120)  # seconds to connect, and between two bytes of an answer
+TIMEOUT = Timeout(connect=5, read=120)  # seconds; reading: between two bytes of an answer
 
 
 class ArchiveUnavailable(Exception):
@@ -70,29 +70,27 @@ class Archive:
     def __init__(self, connection: Connection) -> None:
         """Nothing is sent yet."""
         self._url = connection.url
-        self._session = requests.Session()
-        # A proxy or a .netrc of the user's has no say in what goes over the loopback interface.
-        self._session.trust_env = False
-        self._session.headers["Authorization"] = connection.authorization
-        # Orthanc would deflate each image for us, which takes longer than everything else that is done to it.
-        self._session.headers["Accept-Encoding"] = "identity"
-        if connection.certificate:
-            # Orthanc's own certificate, named for the outside; the traffic never leaves this machine.
-            self._session.verify = False
+        self._headers = {
+            "Authorization": connection.authorization,
+            # Orthanc would deflate each image for us, which takes longer than everything else that is done to it.
+            "Accept-Encoding": "identity",
+        }
         # Orthanc closes idle connections after a second; everything that we send may be sent twice.
-        retry = Retry(total=3, backoff_factor=0.1, allowed_methods=None, status_forcelist=())
-        self._session.mount(self._url, HTTPAdapter(max_retries=retry))
+        retries = Retry(total=3, backoff_factor=0.1, allowed_methods=None, redirect=False)
+        context = _trusting(connection.certificate) if connection.certificate else None
+        self._pool = PoolManager(timeout=TIMEOUT, retries=retries, ssl_context=context)
 
-    def _ask(self, method: str, path: str, **arguments: Any) -> requests.Response:
+    def _ask(self, method: str, path: str, **arguments: Any) -> BaseHTTPResponse:
+        headers = self._headers | arguments.pop("headers", {})
         try:
-            answer = self._session.request(method, self._url + path, timeout=TIMEOUT, **arguments)
-        except requests.RequestException as problem:
+            answer = self._pool.request(method, self._url + path, headers=headers, **arguments)
+        except HTTPError as problem:
             raise ArchiveUnavailable(f"Orthanc does not answer {method} {path} ({type(problem).__name__})") from None
-        if answer.status_code == 404:
+        if answer.status == 404:
             raise Gone(path)
-        if answer.status_code >= 500 or answer.status_code in (401, 403, 429):
+        if answer.status >= 500 or answer.status in (401, 403, 429):
             raise ArchiveUnavailable(f"Orthanc answered {method} {path} with {_reason(answer)}")
-        if answer.status_code >= 400:
+        if answer.status >= 400:
             raise Refused(f"Orthanc refused {method} {path} with {_reason(answer)}")
         return answer
 
@@ -101,7 +99,7 @@ class Archive:
 
         Returns them with the log's position behind them and whether that is its end.
         """
-        log = self._ask("GET", "/changes", params={"since": since, "limit": limit}).json()
+        log = self._ask("GET", f"/changes?since={since}&limit={limit}").json()
         found = [
             Change(entry["Seq"], entry["ID"])
             for entry in log["Changes"]
@@ -139,14 +137,14 @@ class Archive:
 
     def file(self, instance: str) -> bytes:
         """The stored DICOM file. :raises Gone: if it was deleted."""
-        return self._ask("GET", f"/instances/{instance}/file").content
+        return self._ask("GET", f"/instances/{instance}/file").data
 
     def store(self, data: bytes) -> Stored:
         """Store one DICOM file; the same file a second time changes nothing.
 
         :raises Refused: with Orthanc's own word for it.
         """
-        answer = self._ask("POST", "/instances", data=data, headers={"Content-Type": "application/dicom"}).json()
+        answer = self._ask("POST", "/instances", body=data, headers={"Content-Type": "application/dicom"}).json()
         if answer["Status"] not in ("Success", "AlreadyStored"):
             raise Refused(f"Orthanc did not keep the report: its answer was {answer['Status']}")
         return Stored(answer["ID"], answer["ParentStudy"], answer["Status"] == "Success")
@@ -160,12 +158,20 @@ class Archive:
 
     def mark(self, instance: str, result: str) -> None:
         """Write our result, a JSON text, to the instance's metadata. :raises Gone: if it was deleted."""
-        self._ask("PUT", f"/instances/{instance}/metadata/{METADATA}", data=result.encode())
+        self._ask("PUT", f"/instances/{instance}/metadata/{METADATA}", body=result.encode())
 
 
-def _reason(answer: requests.Response) -> str:
+def _trusting(certificate: str) -> ssl.SSLContext:
+    """Trust Orthanc's own certificate and no other; it names the server as the outside knows it, not the loopback."""
+    context = ssl.create_default_context(cafile=certificate)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
+
+
+def _reason(answer: BaseHTTPResponse) -> str:
     try:
         problem = answer.json()
-        return f"{answer.status_code}: {problem.get('Details') or problem['Message']}"
+        return f"{answer.status}: {problem.get('Details') or problem['Message']}"
     except (ValueError, KeyError, AttributeError, TypeError):
-        return f"{answer.status_code} {answer.reason}"
+        return f"{answer.status} {answer.reason}"
