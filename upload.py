@@ -168,15 +168,21 @@ def arguments(env: Mapping[str, str]) -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add, url = parser.add_argument, env.get("ORTHANC_URL") or "http://localhost:8042"
+    add = parser.add_argument
     add("paths", nargs="+", type=existing, metavar="PATH", help="a DICOM file, a folder, or a ZIP archive")
-    add("--url", default=url, help="Orthanc's address (else ORTHANC_URL; now %(default)s)")
-    add("--user", default=env.get("CHEST_XRAY_USER"), help="the account in Orthanc (else CHEST_XRAY_USER)")
-    add("--password-file", type=existing, metavar="FILE", help="a file that holds the password")
+    add_server(parser, env)
     add("--results", type=Path, metavar="DIR", help="wait for the scores; a JSON file per image, and results.csv")
     add("--timeout", type=positive, default=300, metavar="S", help="seconds to wait for the next score (%(default)s)")
     add("--connections", type=positive, default=6, metavar="N", help="files under way at once (%(default)s)")
     return parser
+
+
+def add_server(parser: argparse.ArgumentParser, env: Mapping[str, str]) -> None:
+    """The options that say where Orthanc is and who asks."""
+    add, url = parser.add_argument, env.get("ORTHANC_URL") or "http://localhost:8042"
+    add("--url", default=url, help="Orthanc's address (else ORTHANC_URL; now %(default)s)")
+    add("--user", default=env.get("CHEST_XRAY_USER"), help="the account in Orthanc (else CHEST_XRAY_USER)")
+    add("--password-file", type=existing, metavar="FILE", help="a file that holds the password")
 
 
 def existing(text: str) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from pydicom.uid import CTImageStorage
+from pydicom.uid import UID, CTImageStorage
 
 from demo.phantoms import radiograph, to_bytes
 from demo.serve import PLUGIN_FOLDER, PLUGINS, ROOT
@@ -169,7 +169,7 @@ def _slices(count: int, side: int) -> list[bytes]:
     """A CT series: one object whose SOPInstanceUID is written over."""
     ds = radiograph(0, rows=side, columns=side)
     ds.Modality, ds.SOPClassUID = "CT", CTImageStorage
-    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = "2.25.10000000"
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = UID("2.25.10000000")
     data = to_bytes(ds)
     return [data.replace(b"2.25.10000000", f"2.25.{10000001 + number}".encode()) for number in range(count)]
 

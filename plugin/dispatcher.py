@@ -257,15 +257,15 @@ class Dispatcher:
         problem = self._pool.problem()
         if problem != self._said.get("status", {}).get("reason", ""):
             self._say("warning", problem or "Ready")
-        walk = self._backfill
-        progress = {"series": walk.found, "looked_at": walk.found - len(walk.series)} if walk else None
+        walk = self._backfill or Walk([], 0)
+        progress = {"series": walk.found, "looked_at": walk.found - len(walk.series)}
         status = {
             "ready": not problem,
             "reason": problem,
             "workers": self._pool.workers,
             "pending": len(self._arrivals) + len(self._past),
             **{state: self._counts[state] for state in ("done", "skipped", "failed")},
-            "backfill": progress,
+            "backfill": None if self._dates is None else progress,
         }
         self._tell("status", status)
         # Everything before the first unfinished arrival is finished.

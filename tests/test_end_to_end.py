@@ -371,10 +371,11 @@ def test_a_backfill_classifies_what_was_there_before_the_plugin(tmp_path: Path, 
         assert pacs.result(new)["state"] == "done"
         for instance in (before, after):
             assert pacs.get(f"/instances/{instance}/chest-xray")["state"] == "pending"
-        answer = pacs.session.post(f"{pacs.url}/chest-xray/backfill", json={"from": "2015-01-01"}, timeout=10)
-        assert answer.status_code == 202
+        command = [sys.executable, "-m", "plugin.backfill", "--url", pacs.url, "--from", "2015-01-01"]
+        account = {"CHEST_XRAY_USER": pacs.user, "CHEST_XRAY_PASSWORD": pacs.password}
+        subprocess.run(command, cwd=ROOT, env=os.environ | account, check=True)
         assert pacs.result(after)["state"] == "done"
-        wait_for(lambda: pacs.get("/chest-xray/status")["backfill"] is None or None, 10, pacs.log)
+        assert pacs.get("/chest-xray/status")["backfill"] is None
         assert pacs.get(f"/instances/{before}/chest-xray")["state"] == "pending"
         pacs.session.post(f"{pacs.url}/instances/{before}/chest-xray", timeout=10)
         assert pacs.result(before)["state"] == "done"
