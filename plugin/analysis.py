@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,11 +44,18 @@ class Analysis:
     milliseconds: dict[str, float]
 
 
-def analyse(data: bytes, classify: Classifier, created: datetime, body_parts: Sequence[str] = ()) -> Analysis:
+def analyse(
+    data: bytes,
+    classify: Classifier,
+    created: datetime,
+    body_parts: Sequence[str] = (),
+    elsewhere: Callable[[], bytes | None] = lambda: None,
+) -> Analysis:
     """Classify one DICOM file.
 
     :param created: the moment that the report is to carry; nothing else depends on it.
     :param body_parts: further values of BodyPartExamined that are skipped.
+    :param elsewhere: has another program decode the image where no decoder here can (see `pixels.decoded_elsewhere`).
     :raises NotClassified: with a sentence for the reader.
     """
     clock = Stopwatch()
@@ -58,7 +65,7 @@ def analyse(data: bytes, classify: Classifier, created: datetime, body_parts: Se
             raise NotClassified("skipped", reason, describe(source))
     try:
         with clock("decode"):
-            decoded = pixels.decode(source)
+            decoded = _decode(source, elsewhere)
         with clock("resize"):
             image = pixels.prepare(decoded)
         with clock("model"):
@@ -76,6 +83,16 @@ def analyse(data: bytes, classify: Classifier, created: datetime, body_parts: Se
     except (pixels.UnreadablePixels, sr.CannotReport) as problem:
         raise NotClassified("failed", str(problem), describe(source)) from None
     return Analysis(report, document, clock.milliseconds)
+
+
+def _decode(source: Dataset, elsewhere: Callable[[], bytes | None]) -> pixels.Pixels:
+    try:
+        return pixels.decode(source)
+    except pixels.NoDecoder:
+        values = elsewhere()
+        if values is None:
+            raise
+        return pixels.decoded_elsewhere(source, values)
 
 
 def rehearse(classify: Classifier) -> None:

@@ -17,6 +17,8 @@ from plugin.marks import METADATA, MODALITIES, mark_in
 from plugin.settings import Connection
 
 TIMEOUT = Timeout(connect=5, read=120)  # seconds; reading: between two bytes of an answer
+DECODING = 4752  # the metadata that stands while Orthanc is decoding an image for us
+EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 
 
 class ArchiveUnavailable(Exception):
@@ -138,6 +140,32 @@ class Archive:
     def file(self, instance: str) -> bytes:
         """The stored DICOM file. :raises Gone: if it was deleted."""
         return self._ask("GET", f"/instances/{instance}/file").data
+
+    def decoded(self, instance: str) -> bytes | None:
+        """An image as Orthanc's own decoders read it, for `pixels.decoded_elsewhere`; None if they cannot.
+
+        They run in Orthanc's own process, and what no decoder of ours reads may end it. The metadata DECODING then
+        stands still, so that the same image does not end it again after its restart.
+        """
+        path, decoding = f"/instances/{instance}", f"/instances/{instance}/metadata/{DECODING}"
+        try:
+            self._ask("GET", decoding)
+        except Gone:
+            self._ask("PUT", decoding, body=b"1")
+        else:
+            self._ask("DELETE", decoding)
+            return None
+        # NumPy files hold what Orthanc's built-in decoder reads, transcoded ones (from 1.12.2) also what its plugins do;
+        # /modify, which transcodes in every release, now and then ends Orthanc 1.10 with GDCM by itself.
+        for form in ("numpy?rescale=false", f"file?transcode={EXPLICIT_VR_LITTLE_ENDIAN}"):
+            try:
+                answer = self._pool.request("GET", f"{self._url}{path}/{form}", headers=self._headers, retries=False)
+            except HTTPError as problem:
+                raise ArchiveUnavailable(f"Orthanc does not answer while decoding {path} ({problem})") from None
+            if answer.status == 200:
+                break
+        self._ask("DELETE", decoding)
+        return answer.data if answer.status == 200 else None
 
     def store(self, data: bytes) -> Stored:
         """Store one DICOM file; the same file a second time changes nothing.

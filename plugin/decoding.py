@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
@@ -46,6 +48,10 @@ class UnreadablePixels(ValueError):
     """The pixel data cannot be turned into an image; the message is one sentence that says why."""
 
 
+class NoDecoder(UnreadablePixels):
+    """No decoder here can read the compressed pixel data, but another program's may."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pixels:
     """One decoded image.
@@ -71,16 +77,40 @@ def decode(ds: Dataset, threads: int = 1) -> Pixels:
 
     `threads` is for JPEG 2000 and JPEG XL; the other decoders have one.
 
-    Raises `UnreadablePixels` for anything that the header or a decoder makes impossible.
+    Raises `UnreadablePixels` for anything that the header or a decoder makes impossible, `NoDecoder` where decoders
+    of other programs remain to be tried.
     """
     try:
         header = _header(ds)
         stored = _native(ds, header) if header.syntax in NATIVE else _decompressed(ds, header, threads)
-        stored, warnings = _within_bits_stored(stored, header)
+        return _pixels(stored, header)
     except UnreadablePixels:
         raise
-    except Exception as error:  # decoders and pydicom raise whatever they like at a malformed file
+    except Exception as error:  # pydicom raises whatever it likes at a malformed file
         raise UnreadablePixels(f"The pixel data cannot be decoded: {_first_line(error)}.") from error
+
+
+def decoded_elsewhere(ds: Dataset, values: bytes) -> Pixels:
+    """The same from the stored values that another program has decoded, for which `decode` raises `NoDecoder`.
+
+    `values` is an array in NumPy's file format, or the whole image as a DICOM file without compression.
+    """
+    try:
+        header = _header(ds)
+        if values.startswith(b"\x93NUMPY"):
+            stored = np.load(BytesIO(values), allow_pickle=False)
+        else:
+            uncompressed = dcmread(BytesIO(values))
+            stored = _native(uncompressed, _header(uncompressed))
+        pixels = _pixels(_as_declared(stored, header, header.bits_stored), header)
+    except Exception as error:  # whatever the other program made of it
+        raise UnreadablePixels(f"The pixel data cannot be decoded, by Orthanc neither: {_first_line(error)}.") from error
+    warning = f"No decoder of this program reads the image ({header.syntax.name}); Orthanc decoded it."
+    return Pixels(pixels.stored, pixels.bits, pixels.inverted, (*pixels.warnings, warning))
+
+
+def _pixels(stored: Array, header: _Header) -> Pixels:
+    stored, warnings = _within_bits_stored(stored, header)
     return Pixels(stored, header.bits_stored, header.inverted, warnings)
 
 
@@ -158,7 +188,7 @@ def _native(ds: Dataset, header: _Header) -> Array:
 
 
 def _decompressed(ds: Dataset, header: _Header, threads: int) -> Array:
-    """The decoder's values in the signedness that the header declares."""
+    """The values of a compressed image."""
     frame = get_frame(ds.PixelData, 0, number_of_frames=1)
     rows, columns, precision = _codestream_header(frame) or (header.rows, header.columns, header.bits_stored)
     if (rows, columns) != (header.rows, header.columns):
@@ -166,18 +196,29 @@ def _decompressed(ds: Dataset, header: _Header, threads: int) -> Array:
             f"The compressed image has {rows} rows and {columns} columns where "
             f"the header says {header.rows} and {header.columns}."
         )
-    array = _codec(frame, header, threads).squeeze()
-    if array.size != rows * columns or array.dtype.kind not in "iu":
+    try:
+        decoded = _codec(frame, header, threads)
+    except UnreadablePixels:
+        raise
+    except Exception as error:  # a codec's own
+        raise NoDecoder(f"The pixel data cannot be decoded: {_first_line(error)}.") from error
+    return _as_declared(decoded, header, precision)
+
+
+def _as_declared(decoded: Array, header: _Header, precision: int) -> Array:
+    """Decoded values in the shape and the signedness that the header declares."""
+    array = decoded.squeeze()
+    if array.size != header.rows * header.columns or array.dtype.kind not in "iu":
         raise UnreadablePixels(
             f"The decoded image has the shape {array.shape} and type {array.dtype} where "
-            f"the header says {rows} rows and {columns} columns of integers."
+            f"the header says {header.rows} rows and {header.columns} columns of integers."
         )
     # The signedness of a codestream is often wrong, and JPEG-LS knows none: the header decides.
     kind = "i" if header.signed else "u"
     if array.dtype.kind != kind:
         unused = max(0, 8 * array.dtype.itemsize - precision)
         array = array.view(f"{kind}{array.dtype.itemsize}") << unused >> unused
-    return array.reshape(rows, columns)
+    return array.reshape(header.rows, header.columns)
 
 
 def _codec(frame: bytes, header: _Header, threads: int) -> Array:
@@ -207,7 +248,7 @@ def _codec(frame: bytes, header: _Header, threads: int) -> Array:
             # The JPEG image inside is restored bit by bit, so that it decodes as it did before its recompression.
             return imagecodecs.jpeg8_decode(imagecodecs.jpegxl_decode_jpeg(frame, numthreads=threads))
         case _:
-            raise UnreadablePixels(f"The transfer syntax {header.syntax.name} cannot be decoded.")
+            raise NoDecoder(f"The transfer syntax {header.syntax.name} cannot be decoded.")
 
 
 def _complete(frame: bytes) -> bytes:

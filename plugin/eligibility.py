@@ -103,7 +103,7 @@ def why_not(ds: Dataset, more_body_parts: Iterable[str] = ()) -> str | None:
     return (
         _not_our_kind(ds)
         or _not_one_gray_image(ds)
-        or _not_the_chest(ds, NOT_CHEST.union(_squeeze(part) for part in more_body_parts))
+        or _not_the_chest(ds, NOT_CHEST.union(*(_singular_too({_squeeze(part)}) for part in more_body_parts)))
     )
 
 
@@ -204,8 +204,11 @@ def _names(text: str, parts: frozenset[str]) -> bool:
 
 def _words(text: str) -> set[str]:
     """The text's words in capitals, each also without a plural's S, and all of them as one ('C-SPINE': CSPINE)."""
-    words = {*re.findall(r"[^\W\d_]+", text.upper()), _squeeze(text)}
-    return words | {word[:-1] for word in words if word.endswith("S")}
+    return _singular_too({*re.findall(r"[^\W\d_]+", text.upper()), _squeeze(text)})
+
+
+def _singular_too(words: set[str]) -> set[str]:
+    return (words | {word[:-1] for word in words if word.endswith("S")}) - {""}
 
 
 def _squeeze(text: str) -> str:

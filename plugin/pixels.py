@@ -17,9 +17,20 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
-from plugin.decoding import Pixels, UnreadablePixels, decode, fingerprint
+from plugin.decoding import NoDecoder, Pixels, UnreadablePixels, decode, decoded_elsewhere, fingerprint
 
-__all__ = ["SIZE", "ModelInput", "Pixels", "UnreadablePixels", "decode", "fingerprint", "model_input", "prepare"]
+__all__ = [
+    "SIZE",
+    "ModelInput",
+    "NoDecoder",
+    "Pixels",
+    "UnreadablePixels",
+    "decode",
+    "decoded_elsewhere",
+    "fingerprint",
+    "model_input",
+    "prepare",
+]
 
 SIZE = 224
 """Rows and columns of the model's input."""

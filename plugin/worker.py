@@ -86,7 +86,7 @@ def _classify(instance: str, study: str) -> Outcome:
     with clock("fetch"):
         data = _archive.file(instance)
     try:
-        found = analysis.analyse(data, model, created, _settings.BodyParts)
+        found = analysis.analyse(data, model, created, _settings.BodyParts, lambda: _archive.decoded(instance))
         with clock("store"):
             report = _store(found.document.data, study)
     except analysis.NotClassified as why:
@@ -142,8 +142,8 @@ def _store(sr: bytes, study: str) -> str:
         if stored.new:
             _archive.delete(stored.instance)
         raise Refused(
-            "Orthanc reads PatientID in the image's SpecificCharacterSet otherwise than it says: it put the report into "
-            f"study {stored.study} instead of the image's own, {study}, and it was removed again"
+            "Orthanc reads PatientID in the image's SpecificCharacterSet otherwise than it says: it put the report "
+            f"into study {stored.study} instead of the image's own, {study}, and it was removed again"
         )
     return stored.instance
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from plugin import stand_in, weights
-from tests import oracle
+from tests import oracle, sr_reports, sr_validators
 
 BUILD = Path(__file__).parent.parent / "build"
 
@@ -32,3 +33,12 @@ def checkpoint(prepared_model: Path) -> tuple[Path, str]:
 def densenet(checkpoint: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The same weights in TorchXRayVision's own DenseNet."""
     return oracle.load(checkpoint[0], tmp_path_factory.mktemp("torchxrayvision"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def every_report_is_valid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """At the end, validate all reports that the tests wrote, and those that they left in Orthanc's storage."""
+    yield
+    reports = [*sr_reports.WRITTEN, *sr_validators.stored_reports(tmp_path_factory.getbasetemp())]
+    complaints = {"\n".join(sr_validators.complaints(report)) for report in reports}
+    assert complaints <= {""}

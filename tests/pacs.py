@@ -32,7 +32,7 @@ class Pacs:
     :param options: what its orthanc.json says besides; the keys of its sections go among those that are there.
     """
 
-    def __init__(self, folder: Path, options: Mapping[str, Any] = MappingProxyType({}), **environ: str) -> None:
+    def __init__(self, folder: Path, options: Mapping[str, Any] = MappingProxyType({}), /, **environ: str) -> None:
         self.folder, self._options = folder, options
         self.http_port, self.dicom_port = free_port(), free_port()
         self.user, self.password = "tester", secrets.token_urlsafe()

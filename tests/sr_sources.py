@@ -284,7 +284,9 @@ FAILED: Mapping[str, tuple[Mapping[str, bytes | None], str]] = MappingProxyType(
 MISFILED: Mapping[str, Mapping[str, bytes | None]] = MappingProxyType(
     {
         "Cyrillic after ASCII": _charset(b"ISO 2022 IR 6\\ISO 2022 IR 144", "Иван".encode("iso8859-5")),
-        "Latin-1 and Japanese": _charset(b"ISO 2022 IR 100\\ISO 2022 IR 87", "É".encode("latin-1") + b"\x1b$B;3ED\x1b(B"),
+        "Latin-1 and Japanese": _charset(
+            b"ISO 2022 IR 100\\ISO 2022 IR 87", "É".encode("latin-1") + b"\x1b$B;3ED\x1b(B"
+        ),
     }
 )
 """Images whose PatientID Orthanc 1.10 reads in another character set than they name."""

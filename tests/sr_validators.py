@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,8 +37,8 @@ DCIODVFY: Mapping[str, str] = {
 IDENTITY_REASON = "the image's own error, repeated, since identity is never altered"
 IDENTITY: Mapping[str, str] = dict.fromkeys(
     (
-        "Error - </PatientID(0010,0020)[1]> - Value invalid for this VR [LO] = <{}> - Length invalid for this VR = <{}> "
-        "- expected <= 64",
+        "Error - </PatientID(0010,0020)[1]> - Value invalid for this VR [LO] = <{}> - Length invalid for this VR = "
+        "<{}> - expected <= 64",
         "Error - </PatientID(0010,0020)[1]> - Value invalid for this VR [LO] = <{}> - Character invalid for this VR = "
         "'{}' ({})",
         "Error - </PatientName(0010,0010)[1]> - Value invalid for this VR [PN] = <{}> - Length invalid for this VR = "
@@ -58,7 +58,7 @@ IDENTITY: Mapping[str, str] = dict.fromkeys(
         "W: {}InstanceUID ({}) violates VR definition in {}",
         'W: Reading invalid/incomplete content item IMAGE "{}"',
         "W: Rendering invalid/incomplete content item IMAGE",
-        "W: Writing invalid/incomplete content item IMAGE",
+        "W: Writing to XML invalid/incomplete content item IMAGE",
     ),
     IDENTITY_REASON,
 )
@@ -79,6 +79,8 @@ MENDED_SEX: Mapping[str, str] = {
 DCMTK: Mapping[str, str] = {
     "W: The VR checker does not support this Specific Character Set: ISO_IR 192": "a limit of dcmtk's own"
 }
+
+SR_CLASS = b"1.2.840.10008.5.1.4.1.1.88.34"
 
 PIXELMED: Mapping[str, str] = {
     "Found Comprehensive3DSR IOD": "what it recognised",
@@ -112,6 +114,14 @@ def broken_identity(report: bytes) -> list[str]:
     return _not_in(_said_of(report), DCIODVFY, DCMTK)
 
 
+def stored_reports(folder: Path) -> Iterator[bytes]:
+    """The reports in the storage of every Orthanc that ran below this folder."""
+    for path in folder.rglob("storage/??/??/*"):
+        data = path.read_bytes()
+        if SR_CLASS in data[:1024]:
+            yield data
+
+
 def dcentvfy(image: bytes, report: bytes, allowed: Mapping[str, str] = MappingProxyType({})) -> list[str]:
     """David Clunie's comparison of the entities (patient, study) that two files share."""
     with TemporaryDirectory() as folder:
@@ -119,7 +129,7 @@ def dcentvfy(image: bytes, report: bytes, allowed: Mapping[str, str] = MappingPr
     return _not_in(map(str.strip, (done.stdout + done.stderr).splitlines()), DCENTVFY, allowed)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _said_of(report: bytes) -> tuple[str, ...]:
     with TemporaryDirectory() as folder:
         path = _write(folder, report)
@@ -141,7 +151,9 @@ def _said_of(report: bytes) -> tuple[str, ...]:
 
 def start_pixelmed(report: Path) -> subprocess.Popen[str]:
     """PixelMed's validator of templates; many seconds, so it runs beside the other tests."""
-    return subprocess.Popen([*PIXELMED_COMMAND, str(report)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        [*PIXELMED_COMMAND, str(report)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def pixelmed(running: subprocess.Popen[str]) -> list[str]:

@@ -158,7 +158,12 @@ def test_chests_and_what_is_empty_or_unknown_are_classified(part: str) -> None:
 def test_more_body_parts_can_be_named() -> None:
     image = dataset(BodyPartExamined=b"Ribs")
     assert why_not(image) is None
-    assert why_not(image, ["rib"]) == "BodyPartExamined is 'Ribs', which is not the chest."
+    for word in ("rib", "RIBS", "Ribs "):
+        assert why_not(image, [word]) == "BodyPartExamined is 'Ribs', which is not the chest."
+    assert why_not(dataset(BodyPartExamined=b"RIB"), ["ribs"]) is not None
+    assert why_not(image, ["left rib"]) is None
+    for word in ("", "1", "S"):  # without a letter that is left, it names nothing
+        assert why_not(dataset(BodyPartExamined=b""), [word]) is None
 
 
 KNEE = code(b"72696002", b"SCT", b"Knee")

@@ -154,9 +154,7 @@ def as_ds(score: float) -> float:
 
 
 @pytest.mark.parametrize("name", [*FAILED, *SKIPPED])
-def test_where_no_report_can_stand_the_reason_names_the_attribute(
-    name: str, sent: dict[str, Sent], pacs: Pacs
-) -> None:
+def test_where_no_report_can_stand_the_reason_names_the_attribute(name: str, sent: dict[str, Sent], pacs: Pacs) -> None:
     answer, result, _ = sent[name]
     _, keyword = {**FAILED, **SKIPPED}[name]
     assert result["state"] == ("failed" if name in FAILED else "skipped")
@@ -242,7 +240,10 @@ def test_identity_is_kept_and_the_rest_is_kept_if_it_is_valid(keyword: str, give
     [
         ({"StudyDate": b"15.1.2024"}, "StudyDate is '15.1.2024', which is not valid and left out of the report."),
         ({"PatientSex": b"male"}, "PatientSex is 'male', which is not valid; the report says 'M'."),
-        ({"PatientWeight": b"70\x01kg"}, "PatientWeight is '70\ufffdkg', which is not valid and left out of the report."),
+        (
+            {"PatientWeight": b"70\x01kg"},
+            "PatientWeight is '70\ufffdkg', which is not valid and left out of the report.",
+        ),
         (
             {"PatientName": b"D\xe9e"},
             "PatientName is not ASCII and there is no SpecificCharacterSet; the report may spell it differently.",
