@@ -56,9 +56,10 @@ class Series(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """Where Orthanc put an object. `study` is Orthanc's id of the parent study."""
+    """Where Orthanc put an object: Orthanc's ids, and whether it was not there before."""
 
     instance: str
+    series: str
     study: str
     new: bool
 
@@ -155,8 +156,8 @@ class Archive:
         else:
             self._ask("DELETE", decoding)
             return None
-        # NumPy files hold what Orthanc's built-in decoder reads, transcoded ones (from 1.12.2) also what its plugins do;
-        # /modify, which transcodes in every release, now and then ends Orthanc 1.10 with GDCM by itself.
+        # NumPy files hold what Orthanc's built-in decoder reads; transcoded ones, from 1.12.2 on, what its plugins do.
+        # (/modify transcodes in every release, but Orthanc 1.10 with GDCM crashes at it, one time in ten.)
         for form in ("numpy?rescale=false", f"file?transcode={EXPLICIT_VR_LITTLE_ENDIAN}"):
             try:
                 answer = self._pool.request("GET", f"{self._url}{path}/{form}", headers=self._headers, retries=False)
@@ -175,12 +176,35 @@ class Archive:
         answer = self._ask("POST", "/instances", body=data, headers={"Content-Type": "application/dicom"}).json()
         if answer["Status"] not in ("Success", "AlreadyStored"):
             raise Refused(f"Orthanc did not keep the report: its answer was {answer['Status']}")
-        return Stored(answer["ID"], answer["ParentStudy"], answer["Status"] == "Success")
+        new = answer["Status"] == "Success"
+        return Stored(answer["ID"], answer["ParentSeries"], answer["ParentStudy"], new)
+
+    def siblings(self, stored: Stored) -> dict[str, str]:
+        """The other instances of the series that an object was stored in: their SOPInstanceUIDs by their ids."""
+        ids = [
+            one for one in self._ask("GET", f"/series/{stored.series}").json()["Instances"] if one != stored.instance
+        ]
+        if not ids:
+            return {}
+        rows = self._ask("POST", "/tools/bulk-content", json={"Resources": ids, "Level": "Instance"}).json()
+        return {row["ID"]: row["MainDicomTags"]["SOPInstanceUID"] for row in rows}
+
+    def version(self, instance: str) -> str:
+        """Another text for each file that is stored under this id. :raises Gone: if it was deleted."""
+        version: str = self._ask("GET", f"/instances/{instance}").json()["FileUuid"]
+        return version
 
     def delete(self, instance: str) -> None:
         """Undo a `store`; nothing happens if it is gone already."""
         try:
             self._ask("DELETE", f"/instances/{instance}")
+        except Gone:
+            return
+
+    def unmark(self, instance: str) -> None:
+        """Remove our result; nothing happens if it is gone already."""
+        try:
+            self._ask("DELETE", f"/instances/{instance}/metadata/{METADATA}")
         except Gone:
             return
 

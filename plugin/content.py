@@ -7,6 +7,7 @@ bytes that encoding `content` gives, in a hundredth of the time. Pure.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import re
@@ -58,6 +59,19 @@ Settings = tuple[tuple[str, str], ...]
 def derived_uid(*parts: str) -> str:
     """A UID (2.25 and a UUID, PS3.5 B.2) that the same parts always give."""
     return f"2.25.{uuid.uuid5(UID_NAMESPACE, json.dumps(parts)).int}"
+
+
+def report_uid(image: Sequence[str], content: Sequence[str]) -> str:
+    """A UID of the same kind (RFC 9562, version 8) whose first 48 bits tell which image it is about."""
+    first, second = (hashlib.sha256(json.dumps(parts).encode()).digest() for parts in (image, content))
+    number = int.from_bytes(first[:6] + second[:10]) & ~(0xF << 76 | 3 << 62) | 8 << 76 | 2 << 62
+    return f"2.25.{number}"
+
+
+def on_same_image(uid: str, other: str) -> bool:
+    """Whether two UIDs made by `report_uid` are about the same image."""
+    numbers = [part.removeprefix("2.25.") for part in (uid, other)]
+    return all(map(str.isdecimal, numbers)) and len({int(number) >> 80 for number in numbers}) == 1
 
 
 def device_uid(model: Model) -> str:

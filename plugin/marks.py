@@ -27,7 +27,7 @@ NAMES = ("chest-xray", str(METADATA))
 
 def eligible_modality(modality: str) -> bool:
     """Whether a series of this Modality holds instances that are ours to look at."""
-    return modality.strip() in MODALITIES
+    return modality.strip().upper() in MODALITIES
 
 
 def text_in(metadata: Mapping[str, str]) -> str | None:

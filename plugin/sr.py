@@ -28,12 +28,21 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
 
 from plugin.codes import MANUFACTURER, PRIVATE_SCHEME, PRIVATE_SCHEME_NAME, PRIVATE_SCHEME_UID
-from plugin.content import container, derived_uid, device_uid, encode, encoded_content, model_name
+from plugin.content import (
+    container,
+    derived_uid,
+    device_uid,
+    encode,
+    encoded_content,
+    model_name,
+    on_same_image,
+    report_uid,
+)
 from plugin.inherited import CannotReport, patient_and_study, repairs, required_uid
 from plugin.report import Model, Report
 from plugin.sr_reader import read
 
-__all__ = ["CannotReport", "Document", "read", "repairs", "structured_report"]
+__all__ = ["CannotReport", "Document", "on_same_image", "read", "repairs", "structured_report"]
 
 FORM: Final = 1
 """Goes into every SOPInstanceUID. Raise it whenever the same report is written differently than before."""
@@ -72,7 +81,8 @@ def _structured_report(source: Dataset, report: Report, created: datetime) -> Do
     ds.InstanceNumber = _instance_number(source)
     identity = (report.digest.hex(), hashlib.sha256(encode(ds)).hexdigest())
     ds.update(_of_model(report.model))
-    ds.SOPInstanceUID = derived_uid("report", str(FORM), *identity)
+    image = (report.image.SeriesInstanceUID, report.image.SOPInstanceUID)
+    ds.SOPInstanceUID = report_uid(image, (str(FORM), *identity))
     ds.SeriesInstanceUID = derived_uid("series", str(ds.StudyInstanceUID), *_identity(report.model))
     ds.CurrentRequestedProcedureEvidenceSequence = [_evidence(source)]
     _set_created(ds, created)

@@ -21,6 +21,7 @@ from plugin.settings import Connection, Settings
 
 if TYPE_CHECKING:
     from plugin.classifier import Classifier
+    from plugin.sr import Document
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -84,11 +85,12 @@ def _classify(instance: str, study: str) -> Outcome:
     created = _now()
     clock = analysis.Stopwatch()
     with clock("fetch"):
+        version = _archive.version(instance)
         data = _archive.file(instance)
     try:
         found = analysis.analyse(data, model, created, _settings.BodyParts, lambda: _archive.decoded(instance))
         with clock("store"):
-            report = _store(found.document.data, study)
+            report = _store(found.document, study)
     except analysis.NotClassified as why:
         image = {"image": asdict(why.image)} if why.image else {}
         return _mark(instance, why.state, str(why), **image)
@@ -112,8 +114,11 @@ def _classify(instance: str, study: str) -> Outcome:
     )
     try:
         _archive.mark(instance, text)
+        if _archive.version(instance) != version:
+            _archive.unmark(instance)
+            raise Gone(instance)  # other pixels came under the same UIDs meanwhile: they are still to do
     except Gone:
-        _archive.delete(report)  # the image was deleted meanwhile: leave no report without it
+        _archive.delete(report)  # the image is not there any more: leave no report without it
         raise
     return Outcome("done")
 
@@ -135,9 +140,14 @@ def _load(path: Path, version: tuple[int, int]) -> Classifier:
     return classifier.load(path)
 
 
-def _store(sr: bytes, study: str) -> str:
-    """Store the report in the image's study and give its Orthanc id; undo it if it landed elsewhere."""
-    stored = _archive.store(sr)
+def _store(document: Document, study: str) -> str:
+    """Store the report in the image's study and give its Orthanc id; undo it if it landed elsewhere.
+
+    It takes the place of an older one on the same image, whose pixels are gone or are said otherwise about now.
+    """
+    from plugin.sr import on_same_image
+
+    stored = _archive.store(document.data)
     if stored.study != study:
         if stored.new:
             _archive.delete(stored.instance)
@@ -145,6 +155,9 @@ def _store(sr: bytes, study: str) -> str:
             "Orthanc reads PatientID in the image's SpecificCharacterSet otherwise than it says: it put the report "
             f"into study {stored.study} instead of the image's own, {study}, and it was removed again"
         )
+    for other, uid in _archive.siblings(stored).items():
+        if on_same_image(uid, document.SOPInstanceUID):
+            _archive.delete(other)
     return stored.instance
 
 

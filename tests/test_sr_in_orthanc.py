@@ -19,7 +19,7 @@ from selenium.webdriver.common.by import By
 
 from demo.phantoms import radiograph, to_bytes
 from demo.serve import ROOT
-from plugin import sr
+from plugin import pixels, sr
 from plugin.codes import finding_and_site
 from plugin.report import DISCLAIMER
 from tests.pacs import Pacs, wait_for
@@ -209,3 +209,19 @@ def test_changed_pixels_under_the_same_uid_give_another_report(pacs: Pacs) -> No
     assert second["sr"]["SOPInstanceUID"] != first["sr"]["SOPInstanceUID"]
     assert second["sr"]["SeriesInstanceUID"] == first["sr"]["SeriesInstanceUID"]
     assert sr.read(pacs.report(second))["scores"] == pytest.approx(second["scores"], rel=1e-10)
+    assert pacs.reports_beside(instance) == [second["sr"]["instance"]]  # none is left of pixels that are gone
+
+
+def test_an_image_that_is_overwritten_while_it_is_classified_ends_with_its_last_report(pacs: Pacs) -> None:
+    ds = radiograph(6, rows=512, columns=512)
+    for number in range(12):
+        ds.PixelData = ds.PixelData[: -512 * number or None] + bytes(512 * number)
+        instance = pacs.upload(to_bytes(ds))
+
+    def settled() -> bool | None:
+        now = pacs.get(f"/instances/{instance}/chest-xray")
+        if now["state"] != "done" or now["image"]["pixels_sha256"] != pixels.fingerprint(ds):
+            return None
+        return pacs.reports_beside(instance) == [now["sr"]["instance"]] or None
+
+    wait_for(settled, 30, pacs.log)
