@@ -21,7 +21,7 @@ def test_every_setting_stands_in_the_table() -> None:
 
 def test_every_command_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"`?make ((?:[a-z-]+ ?)+)", README):
+    for target in re.findall(r"(?:`|^)make ((?:[a-z-]+ ?)+)", README, re.MULTILINE):
         for name in target.split():
             assert re.search(rf"^{name}:", makefile, re.MULTILINE), name
 
