@@ -132,13 +132,22 @@ class Server(NamedTuple):
     def get(self, path: str) -> requests.Response:
         """Raises Stop if there is no answer after `TRIES` tries."""
         try:
-            return self.session.get(self.url + path, timeout=SECONDS, allow_redirects=False)
+            return self.ask("GET", path)
         except requests.RequestException as problem:
             raise Stop(f"no answer from {self.url}: {cause(problem)}") from None
 
     def post(self, path: str, body: IO[bytes]) -> requests.Response:
         """Raises requests.RequestException if there is no answer after `TRIES` tries."""
-        return self.session.post(self.url + path, data=body, timeout=SECONDS, allow_redirects=False)
+        return self.ask("POST", path, body)
+
+    def ask(self, method: str, path: str, body: IO[bytes] | None = None) -> requests.Response:
+        """Once more if the answer was cut off in its middle, which the session's own retries do not see."""
+        try:
+            return self.session.request(method, self.url + path, data=body, timeout=SECONDS, allow_redirects=False)
+        except requests.exceptions.ChunkedEncodingError:
+            if body:
+                body.seek(0)
+            return self.session.request(method, self.url + path, data=body, timeout=SECONDS, allow_redirects=False)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -290,10 +299,16 @@ def send_all(server: Server, options: argparse.Namespace, console: Console) -> t
             bar.advance(task)
             if sent.status == REFUSED:
                 say(console, f"refused: {sent.name}: {sent.reason}")
+            if sent.status == NOT_DICOM:
+                say(console, f"not DICOM: {sent.name}")
             if sent.instance and options.results:
                 stored.setdefault(sent.instance, sent.name)
     kinds = (NEW, KNOWN, REFUSED, NOT_DICOM, *([DICOMDIR] if counts[DICOMDIR] else []))
-    say(console, f"{counts.total()} files: " + ", ".join(f"{counts[kind]} {kind}" for kind in kinds))
+    total = counts.total()
+    say(
+        console,
+        f"{total} {'file' if total == 1 else 'files'}: " + ", ".join(f"{counts[kind]} {kind}" for kind in kinds),
+    )
     return counts[REFUSED], stored
 
 

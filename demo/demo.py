@@ -35,6 +35,9 @@ STAND_IN = """
 def main() -> int:
     """Exit status 0 if every eligible image has its report."""
     try:
+        source = os.environ.get("DICOM")
+        if source and not Path(source).exists():
+            raise CannotServe(f"DICOM is {source}: there is no such file or folder")
         environ = {**os.environ, "WEIGHTS": choose_weights()}
         account = Account.find(environ)
         command = orthanc_command(environ, account)
@@ -119,4 +122,7 @@ def upload(url: str, environ: dict[str, str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

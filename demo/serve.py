@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
 import shutil
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import Any, NoReturn, Self
 
 import psutil
+
+from plugin.settings import SECTION, BadSetting, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 PLUGINS = ("libOrthancPython.so", "libOrthancDicomWeb.so", "libOrthancGdcm.so")
@@ -36,6 +40,8 @@ class Account:
         """From CHEST_XRAY_USER and CHEST_XRAY_PASSWORD, else a password made up once and kept in the user's folder."""
         user = environ.get("CHEST_XRAY_USER") or "chest-xray"
         if password := environ.get("CHEST_XRAY_PASSWORD"):
+            if "${" in password:
+                raise CannotServe("CHEST_XRAY_PASSWORD contains ${, which Orthanc takes for a variable: choose another")
             return cls(user, password)
         kept = password_file(environ)
         if kept.exists():
@@ -83,7 +89,7 @@ def configuration(environ: Mapping[str, str], account: Account) -> dict[str, Any
         PythonScript=str(ROOT / settings["PythonScript"]),
         Plugins=[str(PLUGIN_FOLDER / name) for name in PLUGINS],
     )
-    settings["ChestXRay"]["Python"] = sys.executable
+    settings[SECTION].setdefault("Python", sys.executable)
     return settings
 
 
@@ -96,19 +102,30 @@ def port(environ: Mapping[str, str], name: str, default: int) -> int:
 
 
 def check_ports(settings: Mapping[str, Any]) -> None:
-    """:raises CannotServe: naming the program that has the port already, if that can be seen."""
+    """:raises CannotServe: if a port cannot be had, naming the program that has it already where that can be seen."""
+    if settings["HttpPort"] == settings["DicomPort"]:
+        raise CannotServe(f"HTTP_PORT and DICOM_PORT are both {settings['HttpPort']}; they must differ")
     for name, variable in (("HttpPort", "HTTP_PORT"), ("DicomPort", "DICOM_PORT")):
-        for listener in psutil.net_connections("tcp"):
-            if listener.status == psutil.CONN_LISTEN and listener.laddr[1:] == (settings[name],):
-                who = (
-                    f"{psutil.Process(listener.pid).name()} (process {listener.pid})"
-                    if listener.pid
-                    else "another program"
-                )
-                raise CannotServe(
-                    f"Port {settings[name]} is taken by {who}: choose another one with {variable}=..., or end"
-                    " that program (Debian's own Orthanc service: systemctl disable --now orthanc)"
-                )
+        number = settings[name]
+        try:
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("", number))
+        except PermissionError:
+            raise CannotServe(f"{variable} is {number}: ports below 1024 are for root alone") from None
+        except OSError:
+            raise CannotServe(
+                f"Port {number} is taken by {listener(number)}: choose another one with {variable}=..., or end that"
+                " program (Debian's own Orthanc service: systemctl disable --now orthanc)"
+            ) from None
+
+
+def listener(number: int) -> str:
+    """The program that listens on a port, as far as this user may know."""
+    for one in psutil.net_connections("tcp"):
+        if one.status == psutil.CONN_LISTEN and one.laddr[1:] == (number,) and one.pid:
+            return f"{psutil.Process(one.pid).name()} (process {one.pid})"
+    return "another program"
 
 
 def orthanc_command(environ: Mapping[str, str], account: Account) -> list[str]:
@@ -123,10 +140,32 @@ def orthanc_command(environ: Mapping[str, str], account: Account) -> list[str]:
             "Orthanc or one of its plugins is not installed: `make system` installs them on Debian and Ubuntu"
         )
     settings = configuration(environ, account)
-    check_ports(settings)
+    try:
+        Settings.read(settings[SECTION], environ)
+    except BadSetting as sentence:
+        raise CannotServe(str(sentence)) from None
     file = Path(settings["StorageDirectory"]) / "orthanc.json"
-    write_secret(file, json.dumps(settings, indent=2))
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        claim(file.parent)
+        check_ports(settings)
+        write_secret(file, json.dumps(settings, indent=2))
+    except OSError as problem:
+        raise CannotServe(f"STORAGE is {file.parent}, which cannot be used: {problem.strerror}") from None
     return [program, str(file)]
+
+
+def claim(storage: Path) -> None:
+    """Keep a folder for this process, and for Orthanc which takes its place: two of them on one would harm it.
+
+    :raises CannotServe: if another one has it.
+    """
+    lock = os.open(storage / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    os.set_inheritable(lock, True)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise CannotServe(f"Another server is using {storage}: choose another folder with STORAGE=...") from None
 
 
 def announce(settings_environ: Mapping[str, str], account: Account) -> None:

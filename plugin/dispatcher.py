@@ -221,7 +221,7 @@ class Dispatcher:
             self._gone.append(task.instance)
             return
         self._remember(task.instance, outcome.state)
-        level = "warning" if outcome.state == "failed" else "info"
+        level = "info" if outcome.state == "done" else "warning"
         self._say(level, f"Instance {task.instance}: {outcome.state}{outcome.reason and f', {outcome.reason}'}")
 
     def _outcome(self, task: Task, future: Future[Outcome]) -> Outcome:

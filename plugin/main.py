@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
 from http import HTTPStatus
 from pathlib import Path
@@ -189,6 +190,8 @@ def _send(output: Any, reply: routes.Reply) -> None:
 
 
 def _install() -> None:
+    # Python has taken Ctrl-C for itself by now; until Orthanc takes it back, it is to end the program as usual.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     configuration = json.loads(orthanc.GetConfiguration())
     try:
         plugin = Plugin(Settings.read(configuration.get(SECTION, {})), configuration)

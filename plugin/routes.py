@@ -76,8 +76,9 @@ class Reply(NamedTuple):
 def result(index: Index, status: Mapping[str, Any], instance: str) -> Reply:
     """`GET /instances/{id}/chest-xray`: the mark word for word, or why there is none."""
     try:
-        if text := marks.text_in(index.get(f"/instances/{instance}/metadata?expand")):
-            return Reply(HTTPStatus.OK, text.encode())
+        metadata = index.get(f"/instances/{instance}/metadata?expand")
+        if marks.mark_in(metadata):
+            return Reply(HTTPStatus.OK, str(marks.text_in(metadata)).encode())
         return _not_ours(index, instance) or _pending(status, instance)
     except LookupError:
         return _error(HTTPStatus.NOT_FOUND, f"Orthanc has no instance {instance}")
@@ -184,11 +185,11 @@ def _cell(text: str) -> str:
 def _texts(index: Index) -> Iterator[str]:
     for instance in index.find({"Level": "Instance", "Query": {"Modality": "\\".join(marks.MODALITIES)}}):
         try:
-            text = marks.text_in(index.get(f"/instances/{instance}/metadata?expand"))
+            metadata = index.get(f"/instances/{instance}/metadata?expand")
         except LookupError:
             continue  # deleted since
-        if text:
-            yield text
+        if marks.mark_in(metadata):
+            yield str(marks.text_in(metadata))
 
 
 def _pending(status: Mapping[str, Any], instance: str, code: int = HTTPStatus.OK) -> Reply:

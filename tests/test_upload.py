@@ -100,6 +100,8 @@ def test_a_folder_with_everything_in_it(server: str, tmp_path: Path, capsys: pyt
     assert upload.main(["--url", server, str(scans)]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert sorted(lines[:-1]) == [
+        f"not DICOM: {scans}/empty",
+        f"not DICOM: {scans}/notes.txt",
         f"refused: {scans}/cut.dcm: Cannot parse an invalid DICOM file (size: 700 bytes) (HTTP 400)",
         f"refused: {scans}/unwanted.dcm: a filter in Orthanc's configuration does not want it",
     ]
@@ -128,6 +130,7 @@ def test_a_zip_is_sent_member_by_member(server: str, tmp_path: Path, capsys: pyt
     assert capsys.readouterr().out.splitlines() == [
         f"refused: {tmp_path}/a.zip/cut.dcm: "
         "Inexistent tag, an identifier such as StudyInstanceUID is missing (HTTP 404)",
+        f"not DICOM: {tmp_path}/a.zip/read.me",
         f"refused: {tmp_path}/a.zip/huge.dcm: cannot be unpacked: it is larger than 1 MiB",
         "4 files: 1 new, 0 already there, 2 refused, 1 not DICOM",
     ]
@@ -204,7 +207,9 @@ def test_a_password_over_plain_http_is_worth_a_warning(capsys: pytest.CaptureFix
 
 @contextmanager
 def flaky(url: str, drop: Callable[[int], str]) -> Iterator[tuple[str, list[str]]]:
-    """A proxy that drops connections: `drop(n)` is `before` or `after` the nth request was passed on, or empty."""
+    """A proxy that drops connections: `drop(n)` is `before` or `after` the nth request was passed on,
+    `cut` in its answer, `stale` behind it, or empty.
+    """
     target = ("127.0.0.1", int(url.rpartition(":")[2]))
     listener = socket.create_server(("127.0.0.1", 0))
     dropped: list[str] = []
@@ -222,7 +227,9 @@ def flaky(url: str, drop: Callable[[int], str]) -> Iterator[tuple[str, list[str]
                 answer = whole_message(upstream)
                 if kind == "after":
                     return
-                client.sendall(answer)
+                client.sendall(answer[:-20] if kind == "cut" else answer)
+                if kind == "cut":  # in the middle of the answer
+                    return
                 if kind == "stale":  # answered, and then closed while the client thinks that it is kept
                     return
 
@@ -261,11 +268,11 @@ def test_dropped_connections_lose_no_file(server: str, tmp_path: Path, capsys: p
         (tmp_path / f"{seed}.dcm").write_bytes(image(100 + seed))
 
     def drop(n: int) -> str:
-        return {2: "before", 4: "after", 0: "stale"}.get(n % 6, "") if n else ""
+        return {2: "before", 3: "cut", 4: "after", 0: "stale"}.get(n % 8, "") if n else ""
 
     with flaky(server, drop) as (url, dropped):
         assert upload.main(["--url", url, str(tmp_path)]) == 0
-    assert set(dropped) == {"before", "after", "stale"}
+    assert set(dropped) == {"before", "after", "stale", "cut"}
     printed = capsys.readouterr().out
     assert printed.startswith("30 files: ")
     assert printed.endswith(" 0 refused, 0 not DICOM\n")
