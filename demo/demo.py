@@ -18,7 +18,7 @@ from pathlib import Path
 import requests
 
 from demo.phantoms import main as draw_samples
-from demo.serve import ROOT, Account, CannotServe, announce, orthanc_command, port
+from demo.serve import ROOT, Account, CannotServe, announce, orthanc_command, port, sparing
 from plugin import weights
 from plugin.settings import BadSetting, Settings
 
@@ -45,7 +45,7 @@ def main() -> int:
         print(sentence, file=sys.stderr)
         return 2
     announce(environ, account)
-    environ |= {"CHEST_XRAY_USER": account.user, "CHEST_XRAY_PASSWORD": account.password}
+    environ = sparing(environ) | {"CHEST_XRAY_USER": account.user, "CHEST_XRAY_PASSWORD": account.password}
     url = f"http://localhost:{port(environ, 'HTTP_PORT', 8042)}"
     with running(command, environ) as orthanc:
         try:
