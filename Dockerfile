@@ -54,7 +54,7 @@ COPY docker/ docker/
 COPY upload.py ./
 COPY plugin/ plugin/
 RUN .venv/bin/python -m compileall -q plugin
-# The base image starts Orthanc in a folder of its own. ONNX Runtime would report its use to its maker.
+# The base image starts Orthanc in a folder of its own. Large buffers go back to the system after a burst. ONNX Runtime would report its use to its maker.
 ENV ORTHANC__PYTHON_SCRIPT=/opt/chest-xray/plugin/main.py \
     MALLOC_MMAP_THRESHOLD_=131072 \
     MALLOC_TRIM_THRESHOLD_=131072 \
