@@ -169,7 +169,7 @@ def claim(storage: Path) -> None:
 
 
 def sparing(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment for Orthanc: it gives large buffers back to the system, where a burst would leave 200 MB behind."""
+    """The environment for Orthanc: large buffers go back to the system, else a burst leaves 200 MB of them behind."""
     return {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072", **environ}
 
 
