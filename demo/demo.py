@@ -18,7 +18,7 @@ from pathlib import Path
 import requests
 
 from demo.phantoms import main as draw_samples
-from demo.serve import ROOT, Account, CannotServe, announce, orthanc_command, port, sparing
+from demo.serve import ROOT, Account, CannotServe, announce, claim, orthanc_command, port, sparing, storage_folder
 from plugin import weights
 from plugin.settings import BadSetting, Settings
 
@@ -38,6 +38,7 @@ def main() -> int:
         source = os.environ.get("DICOM")
         if source and not Path(source).exists():
             raise CannotServe(f"DICOM is {source}: there is no such file or folder")
+        claim(storage_folder(os.environ))
         environ = {**os.environ, "WEIGHTS": choose_weights()}
         account = Account.find(environ)
         command = orthanc_command(environ, account)

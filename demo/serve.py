@@ -144,28 +144,26 @@ def orthanc_command(environ: Mapping[str, str], account: Account) -> list[str]:
         Settings.read(settings[SECTION], environ)
     except BadSetting as sentence:
         raise CannotServe(str(sentence)) from None
+    check_ports(settings)
     file = Path(settings["StorageDirectory"]) / "orthanc.json"
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        claim(file.parent)
-        check_ports(settings)
-        write_secret(file, json.dumps(settings, indent=2))
-    except OSError as problem:
-        raise CannotServe(f"STORAGE is {file.parent}, which cannot be used: {problem.strerror}") from None
+    write_secret(file, json.dumps(settings, indent=2))
     return [program, str(file)]
 
 
 def claim(storage: Path) -> None:
     """Keep a folder for this process, and for Orthanc which takes its place: two of them on one would harm it.
 
-    :raises CannotServe: if another one has it.
+    :raises CannotServe: if another one has it, or it cannot be written to.
     """
-    lock = os.open(storage / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-    os.set_inheritable(lock, True)
     try:
+        storage.mkdir(parents=True, exist_ok=True)
+        lock = os.open(storage / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+        os.set_inheritable(lock, True)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise CannotServe(f"Another server is using {storage}: choose another folder with STORAGE=...") from None
+    except OSError as problem:
+        raise CannotServe(f"STORAGE is {storage}, which cannot be used: {problem.strerror}") from None
 
 
 def sparing(environ: Mapping[str, str]) -> dict[str, str]:
@@ -187,6 +185,7 @@ def announce(settings_environ: Mapping[str, str], account: Account) -> None:
 def main() -> NoReturn:
     """Become Orthanc, in the foreground."""
     try:
+        claim(storage_folder(os.environ))
         account = Account.find(os.environ)
         command = orthanc_command(os.environ, account)
         announce(os.environ, account)
