@@ -12,7 +12,7 @@ SYSTEM_TEST := chromium chromium-driver dcmtk dicom3tools default-jre-headless l
 
 export HTTP_PORT DICOM_PORT STORAGE WEIGHTS WEIGHTS_SHA256 DICOM RESULTS ONCE
 
-.PHONY: help demo serve samples stand-in test lint bench system system-test clean
+.PHONY: help demo serve samples stand-in test lint verify bench system system-test clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ lint: $(BIN)/.installed ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+verify: $(BIN)/.installed ## Compare this installation with the scores that TorchXRayVision publishes (needs the Internet once)
+	@$(BIN)/python -m plugin.verify
 
 bench: $(BIN)/.installed system ## Measure, against TorchXRayVision's own way in the same run
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m bench

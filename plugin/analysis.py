@@ -76,13 +76,20 @@ def analyse(
                 image=describe(source, pixels.fingerprint(source)),
                 model=classify.model,
                 scores={label: float(score) for label, score in labelled if label},
-                settings=SETTINGS,
-                warnings=(*eligibility.warnings(source), *image.warnings, *sr.repairs(source)),
+                settings=SETTINGS if classify.precision == "float32" else SETTINGS | {"precision": classify.precision},
+                warnings=(*eligibility.warnings(source), *image.warnings, *sr.repairs(source), *_caveats(classify)),
             )
             document = sr.structured_report(source, report, created)
     except (pixels.UnreadablePixels, sr.CannotReport) as problem:
         raise NotClassified("failed", str(problem), describe(source)) from None
     return Analysis(report, document, clock.milliseconds)
+
+
+def _caveats(classify: Classifier) -> tuple[str, ...]:
+    """What the engine makes different, in whole sentences."""
+    if classify.precision == "float32":
+        return ()
+    return (f"The model ran in {classify.precision}: its scores differ from TorchXRayVision's by several hundredths.",)
 
 
 def _decode(source: Dataset, elsewhere: Callable[[], bytes | None]) -> pixels.Pixels:

@@ -1,15 +1,16 @@
 """From the model's input to scores and activation maps: the prepared ONNX model, run by ONNX Runtime.
 
 The model is what `plugin/weights.py` made; its file carries all that is to be known about it. Another engine
-(a GPU, a server elsewhere) is another `Classifier`.
+(`plugin/torch_engine.py`, reached through `plugin/engine.py`, or a server elsewhere) is another `Classifier`.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ import onnxruntime
 from plugin.report import Model
 
 Floats = npt.NDArray[np.float32]
+Precision = Literal["float32", "bfloat16"]
 
 
 class ModelUnavailable(RuntimeError):
@@ -44,6 +46,10 @@ class Classifier(Protocol):
     def model(self) -> Model:
         """The loaded model's identity."""
 
+    @property
+    def precision(self) -> Precision:
+        """What it computes with; the scores are TorchXRayVision's in float32 alone."""
+
     def __call__(self, batch: Floats) -> Prediction:
         """Classify inputs made by `plugin.pixels`: float32, (n, 1, 224, 224), about -1024..1024."""
 
@@ -54,6 +60,7 @@ class OnnxClassifier:
 
     model: Model
     session: onnxruntime.InferenceSession
+    precision: Precision = "float32"
 
     def __call__(self, batch: Floats) -> Prediction:
         """See `Classifier`."""
@@ -78,14 +85,15 @@ def load(path: Path, threads: int = 1) -> Classifier:
     except Exception as error:  # ONNX Runtime's exceptions have no common class but this
         raise ModelUnavailable(f"{path} is not a whole ONNX model; remove it to have it prepared again.") from error
     try:
-        return OnnxClassifier(_model(session.get_modelmeta().custom_metadata_map), session)
+        return OnnxClassifier(model_in(session.get_modelmeta().custom_metadata_map), session)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelUnavailable(
             f"{path} does not say which model it is; it was not prepared by this program."
         ) from error
 
 
-def _model(metadata: dict[str, str]) -> Model:
+def model_in(metadata: Mapping[str, str]) -> Model:
+    """The identity that a prepared model's file carries; raises KeyError, TypeError or ValueError."""
     return Model(
         name=metadata["name"],
         version=metadata["version"],

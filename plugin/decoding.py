@@ -6,14 +6,11 @@ Pure. The values are those of pydicom's `pixel_array`, which TorchXRayVision use
 from __future__ import annotations
 
 import hashlib
-import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
 
-import imagecodecs
 import numpy as np
-import numpy.typing as npt
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
@@ -29,7 +26,10 @@ from pydicom.uid import (
     JPEGLSNearLossless,
 )
 
-Array = npt.NDArray[Any]
+from plugin import codestreams
+from plugin.codestreams import Array, NoDecoder, UnreadablePixels, first_line
+
+__all__ = ["NoDecoder", "Pixels", "UnreadablePixels", "decode", "decoded_elsewhere", "fingerprint"]
 
 LARGEST = 200_000_000
 """Pixels. A header that claims more is refused before memory is taken; the largest detectors have 20 million."""
@@ -42,14 +42,6 @@ JPEGXL = UID("1.2.840.10008.1.2.4.112")
 # Their codestreams may be deeper than BitsStored, so that compression can lift a stored value above its maximum.
 # (TorchXRayVision raises for those; for the other lossy syntax, JPEG extended, it has pydicom cut the upper bits.)
 OVERSHOOTING = (JPEGLSNearLossless, JPEG2000, HTJ2K, JPEGXL)
-
-
-class UnreadablePixels(ValueError):
-    """The pixel data cannot be turned into an image; the message is one sentence that says why."""
-
-
-class NoDecoder(UnreadablePixels):
-    """No decoder here can read the compressed pixel data, but another program's may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +79,7 @@ def decode(ds: Dataset, threads: int = 1) -> Pixels:
     except UnreadablePixels:
         raise
     except Exception as error:  # pydicom raises whatever it likes at a malformed file
-        raise UnreadablePixels(f"The pixel data cannot be decoded: {_first_line(error)}.") from error
+        raise UnreadablePixels(f"The pixel data cannot be decoded: {first_line(error)}.") from error
 
 
 def decoded_elsewhere(ds: Dataset, values: bytes) -> Pixels:
@@ -95,18 +87,21 @@ def decoded_elsewhere(ds: Dataset, values: bytes) -> Pixels:
 
     `values` is an array in NumPy's file format, or the whole image as a DICOM file without compression.
     """
+    header = _header(ds)
     try:
-        header = _header(ds)
         if values.startswith(b"\x93NUMPY"):
             stored = np.load(BytesIO(values), allow_pickle=False)
         else:
-            uncompressed = dcmread(BytesIO(values))
-            stored = _native(uncompressed, _header(uncompressed))
+            transcoded = dcmread(BytesIO(values))
+            if transcoded.file_meta.TransferSyntaxUID not in NATIVE:
+                raise UnreadablePixels("it was not transcoded")
+            stored = _native(transcoded, _header(transcoded))
         pixels = _pixels(_as_declared(stored, header, header.bits_stored), header)
     except Exception as error:  # whatever the other program made of it
-        raise UnreadablePixels(f"The pixel data cannot be decoded, by Orthanc neither: {_first_line(error)}.") from error
-    warning = f"No decoder of this program reads the image ({header.syntax.name}); Orthanc decoded it."
-    return Pixels(pixels.stored, pixels.bits, pixels.inverted, (*pixels.warnings, warning))
+        sentence = f"The pixel data ({header.syntax.name}) cannot be decoded, by Orthanc neither: {first_line(error)}."
+        raise UnreadablePixels(sentence) from error
+    warning = f"No decoder of this program reads the pixel data ({header.syntax.name}); Orthanc decoded them."
+    return replace(pixels, warnings=(*pixels.warnings, warning))
 
 
 def _pixels(stored: Array, header: _Header) -> Pixels:
@@ -190,18 +185,13 @@ def _native(ds: Dataset, header: _Header) -> Array:
 def _decompressed(ds: Dataset, header: _Header, threads: int) -> Array:
     """The values of a compressed image."""
     frame = get_frame(ds.PixelData, 0, number_of_frames=1)
-    rows, columns, precision = _codestream_header(frame) or (header.rows, header.columns, header.bits_stored)
+    rows, columns, precision = codestreams.claims(frame) or (header.rows, header.columns, header.bits_stored)
     if (rows, columns) != (header.rows, header.columns):
         raise UnreadablePixels(
             f"The compressed image has {rows} rows and {columns} columns where "
             f"the header says {header.rows} and {header.columns}."
         )
-    try:
-        decoded = _codec(frame, header, threads)
-    except UnreadablePixels:
-        raise
-    except Exception as error:  # a codec's own
-        raise NoDecoder(f"The pixel data cannot be decoded: {_first_line(error)}.") from error
+    decoded = codestreams.decode(frame, header.syntax, header.bits_allocated, threads)
     return _as_declared(decoded, header, precision)
 
 
@@ -219,58 +209,6 @@ def _as_declared(decoded: Array, header: _Header, precision: int) -> Array:
         unused = max(0, 8 * array.dtype.itemsize - precision)
         array = array.view(f"{kind}{array.dtype.itemsize}") << unused >> unused
     return array.reshape(header.rows, header.columns)
-
-
-def _codec(frame: bytes, header: _Header, threads: int) -> Array:
-    """Decode a frame with the fastest decoder for its transfer syntax that gives the values that pydicom gives.
-
-    JPEG: libjpeg-turbo equals Pillow and GDCM bit by bit. (pylibjpeg-libjpeg rounds otherwise, by one grey level in
-    one of thirty pixels, which moves scores by as much as 0.01.)
-    """
-    match str(header.syntax).removeprefix("1.2.840.10008.1.2."):
-        case "5":
-            data = imagecodecs.dicomrle_decode(frame, f"<u{header.bits_allocated // 8}")
-            return np.frombuffer(data, f"<u{header.bits_allocated // 8}")
-        case "4.50" | "4.51" | "4.57" | "4.70":
-            return imagecodecs.jpeg8_decode(_complete(frame))
-        case "4.80" | "4.81":
-            return imagecodecs.jpegls_decode(_complete(frame))
-        case "4.90" | "4.91":
-            return imagecodecs.jpeg2k_decode(_complete(frame), numthreads=threads)
-        case "4.201" | "4.202":
-            return imagecodecs.htj2k_decode(_complete(frame))
-        case "4.203":
-            # OpenJPEG, as pydicom: OpenJPH is faster but rounds lossy images differently.
-            return imagecodecs.jpeg2k_decode(_complete(frame), numthreads=threads)
-        case "4.110" | "4.112":
-            return imagecodecs.jpegxl_decode(frame, numthreads=threads)
-        case "4.111":
-            # The JPEG image inside is restored bit by bit, so that it decodes as it did before its recompression.
-            return imagecodecs.jpeg8_decode(imagecodecs.jpegxl_decode_jpeg(frame, numthreads=threads))
-        case _:
-            raise NoDecoder(f"The transfer syntax {header.syntax.name} cannot be decoded.")
-
-
-def _complete(frame: bytes) -> bytes:
-    """Refuse a JPEG family frame that was cut off: libjpeg and OpenJPH would silently invent what is missing."""
-    if b"\xff\xd9" not in frame[-16:]:
-        raise UnreadablePixels("The compressed pixel data is cut off: it has no end marker.")
-    return frame
-
-
-def _codestream_header(frame: bytes) -> tuple[int, int, int] | None:
-    """Rows, columns and bits that a JPEG, JPEG-LS or JPEG 2000 codestream claims; decoders take memory for as many."""
-    if frame.startswith(b"\xff\x4f\xff\x51"):
-        width, height, left, top = struct.unpack_from(">4I", frame, 8)
-        return height - top, width - left, (frame[42] & 0x7F) + 1
-    position = 2
-    while frame.startswith(b"\xff\xd8") and frame[position] == 0xFF:
-        marker = frame[position + 1]
-        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            precision, rows, columns = struct.unpack_from(">B2H", frame, position + 4)
-            return rows, columns, precision
-        position += 2 + struct.unpack_from(">H", frame, position + 2)[0] if marker != 0xFF else 1
-    return None
 
 
 def _within_bits_stored(stored: Array, header: _Header) -> tuple[Array, tuple[str, ...]]:
@@ -298,7 +236,3 @@ def _within_bits_stored(stored: Array, header: _Header) -> tuple[Array, tuple[st
     if header.signed and stored.min() < 0:
         warnings.append("Stored values are negative, below the range that the model was trained on.")
     return stored, tuple(warnings)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

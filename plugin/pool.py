@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from pebble import ProcessPool
 
@@ -34,6 +35,10 @@ class WorkerPool:
         self.workers = settings.workers
         self._connection, self._settings, self._changed = connection, settings, changed
         self._pool: ProcessPool | None = None
+        self._engine: subprocess.Popen[str] | None = None
+        # A Unix socket in a folder that no other user can enter; '' if each worker loads the model itself.
+        self._folder = TemporaryDirectory(prefix="chest-xray-") if settings.Engine != "onnx" else None
+        self._engine_address = f"{self._folder.name}/engine" if self._folder else ""
         self._problem = "The model is being prepared"
         self._doubt = threading.Event()
         self._stopping = threading.Event()
@@ -56,6 +61,11 @@ class WorkerPool:
         if self._pool:
             self._pool.stop()  # type: ignore[no-untyped-call]
             self._pool.join(timeout=2)
+        if self._engine:
+            self._engine.kill()
+            self._engine.wait()
+        if self._folder:
+            self._folder.cleanup()
 
     def _submit(self, task: Callable[..., Outcome], *arguments: str) -> Future[Outcome]:
         assert self._pool, "no task is given out before the model is ready"  # noqa: S101
@@ -88,12 +98,14 @@ class WorkerPool:
         except subprocess.CalledProcessError as failed:
             lines = failed.stderr.strip().splitlines() or [f"it ended with status {failed.returncode}"]
             return f"The model could not be prepared: {lines[-1]}"
+        if problem := self._start_engine(model):
+            return problem
         if not self._pool:
             # Spawned, since a fork of a process with threads may hang; what Python does by default differs by release.
             self._pool = ProcessPool(
                 self.workers,
                 initializer=worker.begin,
-                initargs=(self._connection, self._settings, model),
+                initargs=(self._connection, self._settings, model, self._engine_address),
                 context=multiprocessing.get_context("spawn"),
             )
         try:
@@ -101,6 +113,16 @@ class WorkerPool:
             return first.result().reason
         except Exception as problem:  # whatever keeps a fresh process from loading its libraries
             return f"A worker process cannot start ({type(problem).__name__}: {problem})"
+
+    def _start_engine(self, model: Path) -> str:
+        """Start `plugin.engine`, if there is to be one and none runs; a sentence if that fails."""
+        if not self._engine_address or (self._engine and self._engine.poll() is None):
+            return ""
+        command = [sys.executable, "-m", "plugin.engine", str(model), self._settings.Engine, self._engine_address]
+        self._engine = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)  # noqa: S603
+        assert self._engine.stdout  # noqa: S101 - a pipe
+        said = self._engine.stdout.readline().strip()
+        return "" if said == "ready" else said or "The process with the model on the GPU cannot start"
 
     def _prepare(self) -> Path:
         """In a process of its own, since torch is large and is needed only if the model is not there yet."""

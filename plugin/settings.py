@@ -37,6 +37,15 @@ def _words(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _one_of(*allowed: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if value not in allowed:
+            raise ValueError(f"one of {', '.join(allowed)}")
+        return str(value)
+
+    return check
+
+
 def _whole(low: int, high: int) -> Callable[[Any], int]:
     def check(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -71,6 +80,12 @@ class Settings:
         _text,
         "Where prepared models are kept; relative to the folder above the plugin.",
         "MODEL_FOLDER",
+    )
+    Engine: str = _setting(
+        "onnx",
+        _one_of("onnx", "torch-cpu", "torch-cuda", "torch-cuda-bf16"),
+        "What runs the model: `onnx` or `torch-cpu` on the processor; `torch-cuda` on a GPU; "
+        "`torch-cuda-bf16` likewise, faster but with other scores.",
     )
     Python: str = _setting("", _text, "The interpreter for the worker processes; empty: the project's own, or python3.")
     Workers: int = _setting(0, _whole(0, 256), "Worker processes; 0: one for each processor core.")

@@ -9,6 +9,7 @@ import ctypes
 import os
 import resource
 import signal
+import warnings
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -38,18 +39,20 @@ class Outcome:
 _archive: Archive
 _settings: Settings
 _model_path: Path
+_engine: str
 
 
-def begin(connection: Connection, settings: Settings, model_path: Path) -> None:
-    """Make this process a worker: its limits, and whom to talk to."""
-    global _archive, _settings, _model_path  # a pool's process has no other place for what its tasks share
+def begin(connection: Connection, settings: Settings, model_path: Path, engine: str) -> None:
+    """Make this process a worker: its limits, and whom to talk to. `engine` is '' if it is to load the model itself."""
+    global _archive, _settings, _model_path, _engine  # a pool's process has no other place for what its tasks share
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for Orthanc, which ends us in its own time
+    warnings.simplefilter("ignore")  # pydicom's quote what stands in the file, and they would go to Orthanc's log
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     limit = settings.MemoryLimit << 20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
         os.environ[variable] = "1"  # the cores are shared out among workers, not within one
-    _archive, _settings, _model_path = Archive(connection), settings, model_path
+    _archive, _settings, _model_path, _engine = Archive(connection), settings, model_path, engine
 
 
 def ready() -> Outcome:
@@ -135,9 +138,9 @@ def _current_model() -> Classifier:
 
 @lru_cache(maxsize=1)
 def _load(path: Path, version: tuple[int, int]) -> Classifier:
-    from plugin import classifier
+    from plugin import classifier, engine
 
-    return classifier.load(path)
+    return engine.RemoteClassifier(_engine) if _engine else classifier.load(path)
 
 
 def _store(document: Document, study: str) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from plugin import stand_in, weights
+from plugin import classifier, stand_in, weights
+from plugin.classifier import Classifier
 from tests import oracle, sr_reports, sr_validators
 
 BUILD = Path(__file__).parent.parent / "build"
@@ -23,6 +24,12 @@ def prepared_model() -> Path:
 
 
 @pytest.fixture(scope="session")
+def classify(prepared_model: Path) -> Classifier:
+    """That model, loaded."""
+    return classifier.load(prepared_model)
+
+
+@pytest.fixture(scope="session")
 def checkpoint(prepared_model: Path) -> tuple[Path, str]:
     """The stand-in checkpoint that `prepared_model` was made from, and its SHA-256."""
     path = prepared_model.parent / "stand-in.pt"
@@ -32,6 +39,9 @@ def checkpoint(prepared_model: Path) -> tuple[Path, str]:
 @pytest.fixture(scope="session")
 def densenet(checkpoint: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The same weights in TorchXRayVision's own DenseNet."""
+    import torch
+
+    torch.set_num_threads(1)  # threads that wait for each other are slow on a busy machine
     return oracle.load(checkpoint[0], tmp_path_factory.mktemp("torchxrayvision"))
 
 

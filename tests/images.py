@@ -43,15 +43,38 @@ LOSSY = {
 UNKNOWN_TO_PYDICOM = (JPEG_XL_LOSSLESS, JPEG_XL_FROM_JPEG, JPEG_XL)
 
 
-def pattern(rows: int, columns: int, bits: int, signed: bool = False, seed: int = 0) -> Array:
-    """Noise on a gradient, over the whole range of stored values."""
-    rng = np.random.default_rng(seed)
-    slope = np.add.outer(np.linspace(0, 0.6, rows), np.linspace(0, 0.3, columns))
-    image = np.clip(slope + rng.uniform(-0.1, 0.2, (rows, columns)), 0, 1)
-    image.flat[rng.integers(image.size)], image.flat[rng.integers(image.size)] = 0, 1
-    least = -(1 << bits - 1) if signed else 0
+CONTENTS = ("noise", "collimated", "chequered", "dot", "black", "grey", "white")
+
+
+def pattern(
+    rows: int, columns: int, bits: int, signed: bool = False, seed: int = 0, content: str = "noise", least: float = 0
+) -> Array:
+    """An image over the whole range of stored values, or from `least` (a share of the range) on; see `CONTENTS`."""
+    image = least + (1 - least) * _shares(content, rows, columns, np.random.default_rng(seed))
+    lowest = -(1 << bits - 1) if signed else 0
     itemsize = 1 if bits <= 8 else 2 if bits <= 16 else 4
-    return np.round(image * ((1 << bits) - 1) + least).astype(f"{'i' if signed else 'u'}{itemsize}")
+    return np.round(image * ((1 << bits) - 1) + lowest).astype(f"{'i' if signed else 'u'}{itemsize}")
+
+
+def _shares(content: str, rows: int, columns: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Shares of the range, 0 to 1."""
+    image = np.zeros((rows, columns))
+    match content:
+        case "noise" | "collimated":
+            slope = np.add.outer(np.linspace(0, 0.6, rows), np.linspace(0, 0.3, columns))
+            image = np.clip(slope + rng.uniform(-0.1, 0.2, (rows, columns)), 0, 1)
+            image.flat[rng.integers(image.size)], image.flat[rng.integers(image.size)] = 0, 1
+            if content == "collimated":
+                image[: rows // 7], image[:, : columns // 5] = 0, 0
+        case "chequered":
+            image[::2, ::2], image[1::2, 1::2] = 1, 1
+        case "dot":
+            image.flat[rng.integers(image.size)] = 1
+        case "grey":
+            image[:] = rng.uniform()
+        case "white":
+            image[:] = 1
+    return image
 
 
 def dataset(
@@ -109,9 +132,10 @@ def compressed(stored: Array, bits: int, syntax: uid.UID) -> bytes | bytearray:
         case uid.JPEGLosslessSV1:
             return imagecodecs.jpeg8_encode(unsigned, lossless=True, predictor=1, bitspersample=bits)
         case uid.JPEGLSLossless:
-            return imagecodecs.jpegls_encode(stored.view(unsigned.dtype))
+            room = 2 * stored.nbytes + 4096  # what imagecodecs takes by itself is too little for some images
+            return imagecodecs.jpegls_encode(stored.view(unsigned.dtype), out=room)
         case uid.JPEGLSNearLossless:
-            return imagecodecs.jpegls_encode(stored.view(unsigned.dtype), level=2)
+            return imagecodecs.jpegls_encode(stored.view(unsigned.dtype), level=2, out=2 * stored.nbytes + 4096)
         case uid.JPEG2000Lossless:
             return imagecodecs.jpeg2k_encode(stored, level=0, codecformat="j2k", bitspersample=bits)
         case uid.JPEG2000:

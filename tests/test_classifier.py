@@ -18,11 +18,6 @@ from plugin.weights import torchxrayvision
 from tests import images, oracle
 
 
-@pytest.fixture(scope="module")
-def classify(prepared_model: Path) -> Classifier:
-    return classifier.load(prepared_model)
-
-
 @pytest.mark.parametrize(
     ("rows", "columns", "bits", "photometric", "syntax"),
     [

@@ -28,6 +28,7 @@ def test_defaults_are_valid() -> None:
         ({"Workers": True}, r"ChestXRay\.Workers is True; it must be a whole number"),
         ({"TimeLimit": "60"}, r"ChestXRay\.TimeLimit is '60'; it must be a whole number from 1"),
         ({"BodyParts": "HAND"}, r"ChestXRay\.BodyParts is 'HAND'; it must be a list of texts"),
+        ({"Engine": "cuda"}, r"ChestXRay\.Engine is 'cuda'; it must be one of onnx, torch-cpu, torch-cuda"),
         ([], r"ChestXRay in orthanc\.json is \[\]; it must be a section"),
     ],
 )
