@@ -136,7 +136,8 @@ def _header(ds: Dataset) -> _Header:
         raise UnreadablePixels("TransferSyntaxUID is missing.")
     photometric = ds.get("PhotometricInterpretation")
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise UnreadablePixels(f"PhotometricInterpretation is {photometric!r}, not MONOCHROME1 or MONOCHROME2.")
+        found = photometric or "missing"
+        raise UnreadablePixels(f"PhotometricInterpretation is {found}, not MONOCHROME1 or MONOCHROME2.")
     for keyword in ("SamplesPerPixel", "NumberOfFrames"):
         if (count := _integer(ds, keyword, 1)) != 1:
             raise UnreadablePixels(f"{keyword} is {count}, not 1.")

@@ -39,6 +39,9 @@ DEFAULT = "densenet121-res224-all"
 KNOWN_SHA256 = {DEFAULT: "56524913dd16a906422e8d8b66a7a5c46be1d82eb7ac012d8103776f1aa68899"}
 """Hashes of checkpoints that TorchXRayVision released."""
 
+NAME = r"densenet121-res224-\w+"
+"""What TorchXRayVision calls its DenseNets."""
+
 EXPORT = 1
 """Version of the exported graph; raised with any change of it, so that cached models are made anew."""
 
@@ -61,13 +64,15 @@ def prepare(weights: str, sha256: str, folder: Path) -> Path:
         return _prepare_stand_in(folder)
     expected = sha256.lower() or KNOWN_SHA256.get(weights, "")
     if not expected:
+        if not re.fullmatch(NAME, weights):
+            _check_file(Path(weights))
         raise WeightsUnavailable(
             f"WEIGHTS_SHA256 is required for {weights}: a checkpoint is a pickle, opened only if its hash is known."
         )
     if model := _prepared(folder, expected):
         return model
     with _workplace(folder) as work:
-        if re.fullmatch(r"densenet121-res224-\w+", weights):
+        if re.fullmatch(NAME, weights):
             checkpoint = _obtain(weights, expected, work, folder)
             return _export(checkpoint, weights, expected, folder)
         checkpoint = _copy(Path(weights), work)
@@ -104,11 +109,15 @@ def _workplace(folder: Path) -> Iterator[Path]:
 
 def _copy(source: Path, work: Path) -> Path:
     """A private copy, so that the bytes whose hash is verified are the bytes that are opened."""
+    _check_file(source)
+    return Path(shutil.copyfile(source, work / source.name))
+
+
+def _check_file(source: Path) -> None:
     if not source.is_file():
         raise WeightsUnavailable(
             f"The weights {source} are no file, no DenseNet of TorchXRayVision such as {DEFAULT}, and not {STAND_IN}."
         )
-    return Path(shutil.copyfile(source, work / source.name))
 
 
 def _verify(checkpoint: Path, expected: str, origin: str) -> None:
@@ -294,8 +303,9 @@ def write_stand_in(path: Path) -> str:
     xrv = torchxrayvision()
     model = stand_in.densenet(xrv, xrv.models.model_urls[DEFAULT]["op_threshs"])
     with _workplace(path.parent) as work:
-        torch.save(model, work / path.name)
-        (work / path.name).replace(path)
+        saved = work / "stand-in.pt"  # the name is written into the file, and so into its hash
+        torch.save(model, saved)
+        saved.replace(path)
     return _sha256(path)
 
 

@@ -264,8 +264,8 @@ def changed(**attributes: Any) -> Dataset:
         ({"PixelRepresentation": 2}, "PixelRepresentation is 2, not 0 or 1"),
         ({"SamplesPerPixel": 3}, "SamplesPerPixel is 3, not 1"),
         ({"NumberOfFrames": 2}, "NumberOfFrames is 2, not 1"),
-        ({"PhotometricInterpretation": "RGB"}, "PhotometricInterpretation is 'RGB'"),
-        ({"PhotometricInterpretation": None}, "PhotometricInterpretation is '', not MONOCHROME1 or MONOCHROME2"),
+        ({"PhotometricInterpretation": "RGB"}, "PhotometricInterpretation is RGB"),
+        ({"PhotometricInterpretation": None}, "PhotometricInterpretation is missing, not MONOCHROME1 or MONOCHROME2"),
     ],
 )
 def test_a_header_that_makes_no_image(attributes: dict[str, Any], sentence: str) -> None:

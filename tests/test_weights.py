@@ -126,10 +126,15 @@ def test_the_exported_model_holds_no_program(prepared_model: Path) -> None:
     assert b"torchxrayvision.models" not in prepared_model.read_bytes()
 
 
-@pytest.mark.parametrize("name", ["densenet121-res224-nih", "some/checkpoint.pt"])
+@pytest.mark.parametrize("name", ["densenet121-res224-nih", __file__])
 def test_a_hash_is_required(folder: Path, name: str) -> None:
     with pytest.raises(WeightsUnavailable, match=rf"^WEIGHTS_SHA256 is required for {name}"):
         prepare(name, "", folder)
+
+
+def test_what_is_neither_a_name_nor_a_file_is_said(folder: Path) -> None:
+    with pytest.raises(WeightsUnavailable, match=r"^The weights densnet are no file, no DenseNet of TorchXRayVision"):
+        prepare("densnet", "", folder)
 
 
 def test_no_network(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -245,9 +250,13 @@ def test_the_stand_in_is_the_same_each_time_and_reads_back(
     assert first == pytest.approx(second, abs=1e-5)
 
 
+def test_the_stand_in_checkpoint_does_not_depend_on_its_name(tmp_path: Path, checkpoint: tuple[Path, str]) -> None:
+    assert weights.write_stand_in(tmp_path / "another name.pt") == checkpoint[1]
+
+
 def test_the_command_fails_with_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert weights.main(["prepare", "--weights", "mine.pt", "--folder", str(tmp_path)]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("WEIGHTS_SHA256 is required for mine.pt")
+    assert captured.err.startswith("The weights mine.pt are no file")
     assert captured.err.count("\n") == 1
