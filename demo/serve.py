@@ -167,8 +167,8 @@ def claim(storage: Path) -> None:
 
 
 def sparing(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment for Orthanc: large buffers go back to the system, else a burst leaves 200 MB of them behind."""
-    return {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072", **environ}
+    """The environment for Orthanc: buffers of whole radiographs go back to the system; CT slices are quicker without."""
+    return {"MALLOC_MMAP_THRESHOLD_": "4194304", **environ}
 
 
 def announce(settings_environ: Mapping[str, str], account: Account) -> None:

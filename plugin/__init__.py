@@ -7,8 +7,9 @@ The data's way, one direction, and the order in which to read the modules:
         -> `worker` fetches the file                                        (a process of the dispatcher's pool)
           -> `analysis`: DICOM bytes -> report and SR                       (pure)
                `eligibility`  is this instance ours to classify
-               `pixels`       Dataset -> model input; `decoding` knows the transfer syntaxes
-               `classifier`   model input -> scores and activation maps
+               `pixels`       Dataset -> model input; `decoding` reads the attributes,
+                              `codestreams` the transfer syntaxes
+               `classifier`   model input -> scores and activation maps (`engine`, `torch_engine`: on a GPU)
                `report`       everything that is said about the image
                `sr`           source Dataset + report -> DICOM SR: what it takes over from the image (`inherited`),
                               its content tree (`content`, `codes`), and the way back (`sr_reader`)
@@ -16,7 +17,8 @@ The data's way, one direction, and the order in which to read the modules:
     people and programs ask `routes`, inside Orthanc again, which only reads those marks
 
 `archive` is everything that is said to Orthanc over HTTP, `settings` what an operator chooses, and `weights` turns
-TorchXRayVision's checkpoint into the model that `classifier` runs (`stand_in` makes a random one in its place).
+TorchXRayVision's checkpoint into the model that `classifier` runs (`stand_in` makes a random one in its place);
+`verify` and `backfill` are commands for operators.
 """
 
 __version__ = "0.1.0"

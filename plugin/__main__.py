@@ -22,6 +22,9 @@ from plugin.dispatcher import Dispatcher
 from plugin.pool import WorkerPool
 from plugin.settings import Connection, Settings
 
+BREATH = 0.1  # seconds between two looks at the change log while images of other modalities pour in
+POOL = {"pool": "changed"}
+
 
 def main() -> None:
     """Work until standard input ends."""
@@ -33,7 +36,7 @@ def main() -> None:
     news: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
     threading.Thread(target=_listen, args=(lines, news), daemon=True).start()
 
-    pool = WorkerPool(connection, settings, changed=lambda: news.put({}))
+    pool = WorkerPool(connection, settings, changed=lambda: news.put(POOL))
     dispatcher = Dispatcher(Archive(connection), pool, start["since"], settings.Attempts, _say)
     dispatcher.want(start["instances"])
     dispatcher.backfill(start["backfill"])
@@ -44,16 +47,21 @@ def main() -> None:
 
 
 def _work(dispatcher: Dispatcher, news: SimpleQueue[dict[str, Any] | None]) -> None:
-    pause = 0.0
+    pause, looked = 0.0, 0.0
     while True:
-        for message in _drain(news, pause):
-            if message is None:
-                return
-            if "deleted" in message:
+        messages = list(_drain(news, pause))
+        if None in messages:
+            return
+        for message in messages:
+            if message and "deleted" in message:
                 dispatcher.forget(message["deleted"])
-            if "backfill" in message:
+            if message and "backfill" in message:
                 dispatcher.backfill(message["backfill"])
-        pause = dispatcher.tick(time.monotonic())
+        now = time.monotonic()
+        if messages and not any(messages) and now < looked + BREATH:
+            pause = looked + BREATH - now  # nothing but bells: one look answers many
+            continue
+        pause, looked = dispatcher.tick(now), now
 
 
 def _drain(news: SimpleQueue[dict[str, Any] | None], pause: float) -> Iterable[dict[str, Any] | None]:

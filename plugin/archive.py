@@ -41,7 +41,7 @@ class Change(NamedTuple):
 
 
 class Instance(NamedTuple):
-    """An instance as the index knows it; `mark` is our own result, or None."""
+    """An instance as the index knows it; `mark` is our own result, or None where there is none or nobody asked."""
 
     id: str
     series: str
@@ -110,13 +110,13 @@ class Archive:
         ]
         return found, log["Last"] if log["Changes"] else since, log["Done"]
 
-    def instances(self, ids: Sequence[str]) -> list[Instance]:
+    def instances(self, ids: Sequence[str], marks: bool = True) -> list[Instance]:
         """What the index knows of these instances, in one request; those that are gone are left out."""
         if not ids:
             return []
-        query = {"Resources": list(ids), "Level": "Instance", "Metadata": True}
+        query = {"Resources": list(ids), "Level": "Instance", "Metadata": marks}
         rows = self._ask("POST", "/tools/bulk-content", json=query).json()
-        return [Instance(row["ID"], row["ParentSeries"], mark_in(row["Metadata"])) for row in rows]
+        return [Instance(row["ID"], row["ParentSeries"], mark_in(row.get("Metadata", {}))) for row in rows]
 
     def series(self, series: str) -> Series:
         """:raises Gone: if there is no such series any more."""

@@ -172,18 +172,25 @@ class Dispatcher:
 
     def _queue(self, places: dict[str, int]) -> None:
         """Queue arrivals, given with their places in the log."""
-        for found in self._archive.instances([one for one in places if one not in self._arrivals]):
+        unknown = self._archive.instances([one for one in places if one not in self._arrivals], marks=False)
+        # Most of what arrives in a hospital is not ours: no more is asked about it than that.
+        ours = [found.id for found in unknown if self._is_ours(found)]
+        for found in self._archive.instances(ours):
             if found.mark:
                 self._remember(found.id, found.mark["state"])
             else:
                 self._add(found, places[found.id], arrival=True)
 
+    def _is_ours(self, found: Instance) -> bool:
+        try:
+            return marks.eligible_modality(self._series(found.series).modality)
+        except Gone:
+            return False
+
     def _add(self, found: Instance, order: int, arrival: bool = False) -> None:
         try:
             series = self._series(found.series)
         except Gone:
-            return
-        if not marks.eligible_modality(series.modality):
             return
         self._remember(found.id, None)
         if arrival:

@@ -35,8 +35,9 @@ class FakeArchive(Archive):
         seqs = range(since + 1, min(since + limit, len(self.log)) + 1)
         return [Change(seq, self.log[seq - 1]) for seq in seqs], max([*seqs, since]), since + limit >= len(self.log)
 
-    def instances(self, ids: Sequence[str]) -> list[Instance]:
-        return [Instance(one, f"series of {one}", self.marks.get(one)) for one in ids if one in self.modality]
+    def instances(self, ids: Sequence[str], marks: bool = True) -> list[Instance]:
+        found = [one for one in ids if one in self.modality]
+        return [Instance(one, f"series of {one}", self.marks.get(one) if marks else None) for one in found]
 
     def series(self, series: str) -> Series:
         instance = series.removeprefix("series of ")
