@@ -167,7 +167,7 @@ def claim(storage: Path) -> None:
 
 
 def sparing(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment for Orthanc: buffers of whole radiographs go back to the system; CT slices are quicker without."""
+    """The environment for Orthanc: whole radiographs go back to the system, CT slices are quicker without."""
     return {"MALLOC_MMAP_THRESHOLD_": "4194304", **environ}
 
 
