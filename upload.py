@@ -141,13 +141,16 @@ class Server(NamedTuple):
         return self.ask("POST", path, body)
 
     def ask(self, method: str, path: str, body: IO[bytes] | None = None) -> requests.Response:
-        """Once more if the answer was cut off in its middle, which the session's own retries do not see."""
-        try:
-            return self.session.request(method, self.url + path, data=body, timeout=SECONDS, allow_redirects=False)
-        except requests.exceptions.ChunkedEncodingError:
-            if body:
-                body.seek(0)
-            return self.session.request(method, self.url + path, data=body, timeout=SECONDS, allow_redirects=False)
+        """Again if the answer was cut off in its middle, which the session's own retries do not see."""
+        for left in reversed(range(TRIES)):
+            try:
+                return self.session.request(method, self.url + path, data=body, timeout=SECONDS, allow_redirects=False)
+            except requests.exceptions.ChunkedEncodingError:
+                if not left:
+                    raise
+                if body:
+                    body.seek(0)
+        raise AssertionError("the last try returns or raises")
 
 
 def main(args: Sequence[str] | None = None) -> int:

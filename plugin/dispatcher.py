@@ -175,7 +175,8 @@ class Dispatcher:
         unknown = self._archive.instances([one for one in places if one not in self._arrivals], marks=False)
         # Most of what arrives in a hospital is not ours: no more is asked about it than that.
         ours = [found.id for found in unknown if self._is_ours(found)]
-        for found in self._archive.instances(ours):
+        # In the log's order, which Orthanc's answer does not keep: the first arrival tells what is finished.
+        for found in sorted(self._archive.instances(ours), key=lambda one: places[one.id]):
             if found.mark:
                 self._remember(found.id, found.mark["state"])
             else:

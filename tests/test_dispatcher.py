@@ -36,7 +36,7 @@ class FakeArchive(Archive):
         return [Change(seq, self.log[seq - 1]) for seq in seqs], max([*seqs, since]), since + limit >= len(self.log)
 
     def instances(self, ids: Sequence[str], marks: bool = True) -> list[Instance]:
-        found = [one for one in ids if one in self.modality]
+        found = sorted((one for one in ids if one in self.modality), reverse=True)  # in no order that means anything
         return [Instance(one, f"series of {one}", self.marks.get(one) if marks else None) for one in found]
 
     def series(self, series: str) -> Series:
