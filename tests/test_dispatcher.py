@@ -143,6 +143,7 @@ def test_the_position_waits_for_what_is_unfinished_so_that_a_crash_loses_nothing
     for instance in "abc":
         world.archive.add(instance)
     world.tick()
+    assert world.said["position"] == 0
     world.finish("b", Outcome("done"))
     world.tick()
     position = world.said["position"]
