@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
+from plugin.marks import eligible_modality
+
 if TYPE_CHECKING:
     from pydicom import Dataset
 
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
 def _words_of(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
-
-MODALITIES: Final = frozenset({"CR", "DX"})
 
 FOR_PROCESSING: Final = "1.2.840.10008.5.1.4.1.1.1.1.1"
 SOP_CLASSES: Final = frozenset(
@@ -86,11 +86,6 @@ OBLIQUE_CODES: Final = _words_of("""
 
 ADULT_YEARS: Final = 18
 TRAINED_ON: Final = "the model was trained on frontal chest radiographs of adults"
-
-
-def eligible_modality(modality: str) -> bool:
-    """Whether a series of this Modality may hold images to classify."""
-    return modality.strip().upper() in MODALITIES
 
 
 def why_not(ds: Dataset, more_body_parts: Iterable[str] = ()) -> str | None:

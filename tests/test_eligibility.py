@@ -13,7 +13,7 @@ import pytest
 from pydicom.sr.codedict import codes
 
 from plugin import codes as our_codes
-from plugin import eligibility, sr
+from plugin import eligibility, marks, sr
 from plugin.eligibility import why_not
 from tests.sr_reports import report_on
 from tests.sr_sources import code, dataset
@@ -28,13 +28,13 @@ def us(number: int) -> bytes:
 
 @pytest.mark.parametrize("modality", ["CR", "DX", "dx", " CR "])
 def test_cr_and_dx_series_are_ours(modality: str) -> None:
-    assert eligibility.eligible_modality(modality)
+    assert marks.eligible_modality(modality)
     assert why_not(dataset(Modality=modality.encode())) is None
 
 
 @pytest.mark.parametrize("modality", ["", "CT", "SR", "OT", "MG", "CRX", "DX\\CR"])
 def test_other_series_are_not(modality: str) -> None:
-    assert not eligibility.eligible_modality(modality)
+    assert not marks.eligible_modality(modality)
     assert why_not(dataset(Modality=modality.encode())) is not None
 
 
