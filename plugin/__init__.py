@@ -10,6 +10,7 @@ The data's way, one direction, and the order in which to read the modules:
                `pixels`       Dataset -> model input; `decoding` reads the attributes,
                               `codestreams` the transfer syntaxes
                `classifier`   model input -> scores and activation maps (`engine`, `torch_engine`: on a GPU)
+               `activation`   where in the image the evidence for each finding lies
                `report`       everything that is said about the image
                `sr`           source Dataset + report -> DICOM SR: what it takes over from the image (`inherited`),
                               its content tree (`content`, `codes`), and the way back (`sr_reader`)

@@ -16,6 +16,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
 from plugin import eligibility, pixels, sr
+from plugin.activation import ActivationMaps
 from plugin.classifier import Classifier
 from plugin.report import Image, Report
 
@@ -37,9 +38,10 @@ class NotClassified(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """What was found, and the SR that says it; `milliseconds` holds each step's time."""
+    """What was found, where, and the SR that says it; `milliseconds` holds each step's time."""
 
     report: Report
+    activation: ActivationMaps
     document: sr.Document
     milliseconds: dict[str, float]
 
@@ -82,7 +84,8 @@ def analyse(
             document = sr.structured_report(source, report, created)
     except (pixels.UnreadablePixels, sr.CannotReport) as problem:
         raise NotClassified("failed", str(problem), describe(source)) from None
-    return Analysis(report, document, clock.milliseconds)
+    maps = ActivationMaps.of(prediction.activation[0], classify.model.labels, decoded.stored.shape, image.crop)
+    return Analysis(report, maps, document, clock.milliseconds)
 
 
 def _caveats(classify: Classifier) -> tuple[str, ...]:

@@ -104,6 +104,7 @@ def _classify(instance: str, study: str) -> Outcome:
         instance,
         created=created.isoformat(),
         **found.report.as_json(),
+        activation=found.activation.as_json(),
         sr={
             "instance": report,
             "SOPInstanceUID": found.document.SOPInstanceUID,
