@@ -56,7 +56,7 @@ COPY plugin/ plugin/
 RUN .venv/bin/python -m compileall -q plugin
 # The base image starts Orthanc in a folder of its own. Large buffers go back to the system after a burst. ONNX Runtime would report its use to its maker.
 ENV ORTHANC__PYTHON_SCRIPT=/opt/chest-xray/plugin/main.py \
-    MALLOC_MMAP_THRESHOLD_=4194304 \
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4194304:glibc.malloc.trim_threshold=16777216 \
     ORTHANC__CHEST_X_RAY__MODEL_FOLDER=/opt/chest-xray/model \
     ORT_DISABLE_TELEMETRY=1
 ARG WEIGHTS=densenet121-res224-all

@@ -58,10 +58,12 @@ def _work(dispatcher: Dispatcher, news: SimpleQueue[dict[str, Any] | None]) -> N
             if message and "backfill" in message:
                 dispatcher.backfill(message["backfill"])
         now = time.monotonic()
-        if messages and not any(messages) and now < looked + BREATH:
-            pause = looked + BREATH - now  # nothing but bells: one look answers many
-            continue
-        pause, looked = dispatcher.tick(now), now
+        if messages and not any(messages):  # nothing but bells: one look answers many
+            if now < looked + BREATH:
+                pause = looked + BREATH - now
+                continue
+            looked = now
+        pause = dispatcher.tick(now)
 
 
 def _drain(news: SimpleQueue[dict[str, Any] | None], pause: float) -> Iterable[dict[str, Any] | None]:

@@ -20,7 +20,7 @@ import pydicom
 import requests
 from requests.adapters import HTTPAdapter
 
-from demo.serve import ROOT, Account, orthanc_command
+from demo.serve import ROOT, Account, orthanc_command, sparing
 
 T = TypeVar("T")
 FINAL = ("done", "skipped", "failed")
@@ -37,7 +37,7 @@ class Pacs:
         self.http_port, self.dicom_port = free_port(), free_port()
         self.user, self.password = "tester", secrets.token_urlsafe()
         self.url = f"http://127.0.0.1:{self.http_port}"
-        self._environ = os.environ | {
+        self._environ = sparing(os.environ) | {
             "HTTP_PORT": str(self.http_port),
             "DICOM_PORT": str(self.dicom_port),
             "STORAGE": str(folder / "storage"),
