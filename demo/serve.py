@@ -169,8 +169,8 @@ def claim(storage: Path) -> None:
 def sparing(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment for Orthanc; it keeps Orthanc small at next to no cost.
 
-    What a radiograph took goes back to the system at once, and comes in pages of 2 MB, so that getting it again is cheap;
-    what a CT slice took is kept for the next.
+    What a radiograph took goes back to the system at once, and comes in pages of 2 MB, so that getting it again is
+    cheap; what a CT slice took is kept for the next.
     """
     malloc = {"hugetlb": 1, "mmap_threshold": 4 << 20, "trim_threshold": 16 << 20}
     return {"GLIBC_TUNABLES": ":".join(f"glibc.malloc.{name}={value}" for name, value in malloc.items()), **environ}
