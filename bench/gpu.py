@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from bench.pixels_to_scores import BUILD
+from bench.one_image import BUILD
 from plugin import torch_engine, weights
 from plugin.classifier import ModelUnavailable, Precision
 from plugin.pixels import Pixels

@@ -18,7 +18,7 @@ from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEn
 
 from plugin import eligibility, pixels, sr
 from plugin.activation import ActivationMaps
-from plugin.classifier import Classifier
+from plugin.classifier import Classifier, Prediction
 from plugin.report import Image, Report
 
 SETTINGS: Final[dict[str, str | int | float | bool]] = {"crop": "center", "resize": "224x224", "voi_lut": False}
@@ -71,23 +71,41 @@ def analyse(
             decoded = _decode(source, elsewhere)
         with clock("resize"):
             image = pixels.prepare(decoded)
-        with clock("model"), ThreadPoolExecutor(1) as beside:  # hashing 15 MB takes as long as a quarter of the model
-            fingerprint = beside.submit(pixels.fingerprint, source)
-            prediction = classify(image.array[None])
+        with clock("model"):
+            prediction, pixels_sha256 = predict(source, image, classify)
         with clock("report"):
-            labelled = zip(classify.model.labels, prediction.scores[0], strict=True)
-            report = Report(
-                image=describe(source, fingerprint.result()),
-                model=classify.model,
-                scores={label: float(score) for label, score in labelled if label},
-                settings=SETTINGS if classify.precision == "float32" else SETTINGS | {"precision": classify.precision},
-                warnings=(*eligibility.warnings(source), *image.warnings, *sr.repairs(source), *_caveats(classify)),
-            )
-            document = sr.structured_report(source, report, created)
+            report, document = report_on(source, pixels_sha256, image.warnings, classify, prediction, created)
     except (pixels.UnreadablePixels, sr.CannotReport) as problem:
         raise NotClassified("failed", str(problem), describe(source)) from None
     maps = ActivationMaps.of(prediction.activation[0], classify.model.labels, decoded.stored.shape, image.crop)
     return Analysis(report, maps, document, clock.milliseconds)
+
+
+def predict(source: Dataset, image: pixels.ModelInput, classify: Classifier) -> tuple[Prediction, str]:
+    """What the model says, and the pixels' `fingerprint`: hashing 15 MB takes as long as a quarter of the model."""
+    with ThreadPoolExecutor(1) as beside:
+        fingerprint = beside.submit(pixels.fingerprint, source)
+        return classify(image.array[None]), fingerprint.result()
+
+
+def report_on(
+    source: Dataset,
+    pixels_sha256: str,
+    remarks: tuple[str, ...],
+    classify: Classifier,
+    prediction: Prediction,
+    created: datetime,
+) -> tuple[Report, sr.Document]:
+    """The report on one image, as a value and as DICOM; `remarks` are what its decoding warned of."""
+    labelled = zip(classify.model.labels, prediction.scores[0], strict=True)
+    report = Report(
+        image=describe(source, pixels_sha256),
+        model=classify.model,
+        scores={label: float(score) for label, score in labelled if label},
+        settings=SETTINGS if classify.precision == "float32" else SETTINGS | {"precision": classify.precision},
+        warnings=(*eligibility.warnings(source), *remarks, *sr.repairs(source), *_caveats(classify)),
+    )
+    return report, sr.structured_report(source, report, created)
 
 
 def _caveats(classify: Classifier) -> tuple[str, ...]:
