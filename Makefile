@@ -12,7 +12,7 @@ SYSTEM_TEST := chromium chromium-driver dcmtk dicom3tools default-jre-headless l
 
 export HTTP_PORT DICOM_PORT STORAGE WEIGHTS WEIGHTS_SHA256 DICOM RESULTS ONCE
 
-.PHONY: help demo serve samples stand-in test lint verify bench system system-test clean
+.PHONY: help demo serve samples stand-in test lint verify audit bench system system-test clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ lint: $(BIN)/.installed ## Check style and types
 
 verify: $(BIN)/.installed ## Compare this installation with the scores that TorchXRayVision publishes (needs the Internet once)
 	@$(BIN)/python -m plugin.verify
+
+audit: $(BIN)/.installed ## Ask for known vulnerabilities in the installed packages (needs the Package Index itself, not a mirror)
+	@$(BIN)/pip-audit --progress-spinner off --skip-editable
 
 bench: $(BIN)/.installed system ## Measure, against TorchXRayVision's own way in the same run
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m bench

@@ -18,7 +18,17 @@ from pathlib import Path
 import requests
 
 from demo.phantoms import main as draw_samples
-from demo.serve import ROOT, Account, CannotServe, announce, claim, orthanc_command, port, sparing, storage_folder
+from demo.serve import (
+    ROOT,
+    Account,
+    CannotServe,
+    announce,
+    claim,
+    environ_for_orthanc,
+    orthanc_command,
+    port,
+    storage_folder,
+)
 from plugin import weights
 from plugin.settings import BadSetting, Settings
 
@@ -46,9 +56,9 @@ def main() -> int:
         print(sentence, file=sys.stderr)
         return 2
     announce(environ, account)
-    environ = sparing(environ) | {"CHEST_XRAY_USER": account.user, "CHEST_XRAY_PASSWORD": account.password}
+    environ |= {"CHEST_XRAY_USER": account.user, "CHEST_XRAY_PASSWORD": account.password}
     url = f"http://localhost:{port(environ, 'HTTP_PORT', 8042)}"
-    with running(command, environ) as orthanc:
+    with running(command, environ_for_orthanc(environ)) as orthanc:
         try:
             wait_until_up(url, account, orthanc)
             status = upload(url, environ)

@@ -166,14 +166,15 @@ def claim(storage: Path) -> None:
         raise CannotServe(f"STORAGE is {storage}, which cannot be used: {problem.strerror}") from None
 
 
-def sparing(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment for Orthanc; it keeps Orthanc small at next to no cost.
+def environ_for_orthanc(environ: Mapping[str, str]) -> dict[str, str]:
+    """Without the password, which is no affair of the processes that open files, and with what keeps Orthanc small.
 
     What a radiograph took goes back to the system at once, and comes in pages of 2 MB, so that getting it again is
     cheap; what a CT slice took is kept for the next.
     """
     malloc = {"hugetlb": 1, "mmap_threshold": 4 << 20, "trim_threshold": 16 << 20}
-    return {"GLIBC_TUNABLES": ":".join(f"glibc.malloc.{name}={value}" for name, value in malloc.items()), **environ}
+    tunables = {"GLIBC_TUNABLES": ":".join(f"glibc.malloc.{name}={value}" for name, value in malloc.items())}
+    return tunables | {name: value for name, value in environ.items() if name != "CHEST_XRAY_PASSWORD"}
 
 
 def announce(settings_environ: Mapping[str, str], account: Account) -> None:
@@ -197,7 +198,8 @@ def main() -> NoReturn:
     except CannotServe as sentence:
         print(sentence, file=sys.stderr)
         sys.exit(2)
-    os.execve(command[0], command, sparing(os.environ))  # so that signals and the exit status are Orthanc's own
+    # Replaced by Orthanc, so that signals and the exit status are its own.
+    os.execve(command[0], command, environ_for_orthanc(os.environ))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from plugin.classifier import Classifier
     from plugin.sr import Document
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,8 @@ def begin(connection: Connection, settings: Settings, model_path: Path, engine: 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for Orthanc, which ends us in its own time
     warnings.simplefilter("ignore")  # pydicom's quote what stands in the file, and they would go to Orthanc's log
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash would leave somebody's radiograph on the disk
     limit = settings.MemoryLimit << 20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):

@@ -20,7 +20,7 @@ import pydicom
 import requests
 from requests.adapters import HTTPAdapter
 
-from demo.serve import ROOT, Account, orthanc_command, sparing
+from demo.serve import ROOT, Account, environ_for_orthanc, orthanc_command
 
 T = TypeVar("T")
 FINAL = ("done", "skipped", "failed")
@@ -37,7 +37,7 @@ class Pacs:
         self.http_port, self.dicom_port = free_port(), free_port()
         self.user, self.password = "tester", secrets.token_urlsafe()
         self.url = f"http://127.0.0.1:{self.http_port}"
-        self._environ = sparing(os.environ) | {
+        self._environ = os.environ | {
             "HTTP_PORT": str(self.http_port),
             "DICOM_PORT": str(self.dicom_port),
             "STORAGE": str(folder / "storage"),
@@ -62,8 +62,10 @@ class Pacs:
         """Start it and wait until it answers; the classification may need longer (`wait_until_ready`)."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "log").open("ab") as log:
-            command = self._command_with_options() if self._options else [sys.executable, "-m", "demo.serve"]
-            self.process = subprocess.Popen(command, cwd=ROOT, env=self._environ, stdout=log, stderr=log)
+            command, environ = [sys.executable, "-m", "demo.serve"], self._environ
+            if self._options:
+                command, environ = self._command_with_options(), environ_for_orthanc(self._environ)
+            self.process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log)
         wait_for(self._answers, 30, self.log)
 
     def _command_with_options(self) -> list[str]:
