@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from plugin import marks, routes
+from plugin import routes
 
 READY = {"ready": True, "reason": "", "pending": 0}
 DONE = {
@@ -46,10 +43,6 @@ class FakeIndex:
         if instance not in self.instances:
             raise LookupError(instance)
         return self.instances[instance]
-
-    def find(self, query: Mapping[str, Any]) -> list[str]:
-        assert query == {"Level": "Instance", "Query": {"Modality": "CR\\DX"}}
-        return [one for one, (modality, _) in self.instances.items() if modality in ("CR", "DX")] + ["deleted"]
 
     def unmark(self, instance: str) -> None:
         self.instances[instance] = (self._of(instance)[0], None)
@@ -115,27 +108,6 @@ def test_our_own_page_can() -> None:
 def test_classifying_again_what_is_not_ours_says_so() -> None:
     assert json.loads(routes.again(FakeIndex(a=("CT", None)), READY, "a", {}).body)["state"] == "skipped"
     assert routes.again(FakeIndex(), READY, "a", {}).status == 404
-
-
-def test_results_are_one_line_for_each_mark() -> None:
-    failed = marks.mark("failed", "b", reason="It has no pixels")
-    index = FakeIndex(a=("CR", json.dumps(DONE)), b=("DX", failed), c=("CR", None), d=("CT", None))
-    reply = routes.results(index, "")
-    assert [json.loads(line)["state"] for line in reply.body.decode().splitlines()] == ["done", "failed"]
-
-
-def test_results_as_csv_are_safe_in_a_spreadsheet() -> None:
-    failed = marks.mark("failed", "b", reason="It has no pixels")
-    reply = routes.results(FakeIndex(a=("CR", json.dumps(DONE)), b=("CR", failed)), "csv")
-    assert reply.type.startswith("text/csv")
-    first, second = csv.DictReader(io.StringIO(reply.body.decode()))
-    assert first["PatientID"] == "'=1+1"
-    assert (first["Lung Opacity"], first["model_weights"], first["warnings"]) == ("0.75", "stand-in", "One. Two.")
-    assert (second["state"], second["reason"], second["Atelectasis"]) == ("failed", "It has no pixels", "")
-
-
-def test_another_format_is_refused() -> None:
-    assert routes.results(FakeIndex(), "xml").status == 400
 
 
 def test_pages_come_from_their_own_folder_alone() -> None:
