@@ -213,7 +213,7 @@ QUESTIONS = {
     "newest first": "",
     "most suspicious first": "sort=suspicious",
     "one finding, most suspicious first": "sort=suspicious&finding=Pneumonia",
-    "a part of the patient's name": "patient=doe%2044",
+    "a part of the patient's name": "patient=doe%20100044",
     "the last of 500 rows": "limit=500&offset=4500",
 }
 

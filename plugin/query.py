@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import unquote_plus
 
 from plugin.worklist import SCHEMA, folded
@@ -116,12 +116,19 @@ def _whole(name: str, value: str, most: int) -> int:
     return int(value)
 
 
+class File(NamedTuple):
+    """The worklist's file, '' where there is none, and whether everything in the archive stands in it."""
+
+    path: str = ""
+    complete: bool = False
+
+
 @contextmanager
-def reading(path: str) -> Iterator[sqlite3.Connection]:
-    """The file as it is at this moment, whatever is written meanwhile; '' is an empty one. :raises sqlite3.Error:"""
-    address = f"{Path(path).as_uri()}?mode=ro" if path else ":memory:"
+def reading(file: File) -> Iterator[sqlite3.Connection]:
+    """What the file says at this moment, whatever is written meanwhile. :raises sqlite3.Error:"""
+    address = f"{Path(file.path).as_uri()}?mode=ro" if file.path else ":memory:"
     with closing(sqlite3.connect(address, uri=True, isolation_level=None)) as db:
-        if not path:
+        if not file.path:
             db.executescript(SCHEMA)
         db.execute("BEGIN")
         yield db

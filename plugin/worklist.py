@@ -58,7 +58,9 @@ class Worklist:
         """Begin with an empty file, another one than before; its path."""
         self.close()
         path = self._open.enter_context(_folder()) / "worklist.db"
-        self._db = self._open.enter_context(closing(sqlite3.connect(path, isolation_level=None)))
+        self._db = self._open.enter_context(
+            closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False))
+        )
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = OFF")  # after a crash it is made anew
         self._db.executescript(SCHEMA)
