@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Send DICOM files, folders and ZIP archives to Orthanc, and fetch what the chest X-ray plugin says of them.
+"""Send DICOM files, folders and archives to Orthanc, and fetch what the chest X-ray plugin says of them.
 
     python upload.py PATH... [--results DIR]
 
-The files go one by one to Orthanc's REST API (POST /instances) over a few lasting connections.
+The way of a file is the order below: `contents` finds it, also in archives; `ask` learns for a hundred at once which
+of them Orthanc has; `send` posts the others over a few lasting connections; `collect_all` waits for the results. Each
+takes from the one before only what it needs next, however many there are.
 """
 
 from __future__ import annotations
@@ -11,29 +13,37 @@ from __future__ import annotations
 import argparse
 import csv
 import getpass
+import hashlib
+import io
+import itertools
 import json
 import os
 import re
 import shutil
 import sys
+import tarfile
 import tempfile
+import threading
 import time
 import zipfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 try:
+    import pydicom
     import requests
+    from pydicom.filereader import read_partial
     from requests.adapters import HTTPAdapter, Retry
     from requests.auth import HTTPBasicAuth
     from requests.utils import get_netrc_auth
+    from rich import progress as bars
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Table
     from rich.text import Text
 except ModuleNotFoundError as missing:
@@ -42,85 +52,116 @@ except ModuleNotFoundError as missing:
     python = Path(__file__).resolve().parent / ".venv" / "bin" / "python"
     if python.exists() and Path(sys.prefix).resolve() != python.parent.parent.resolve():
         os.execv(python, [str(python), *sys.argv])  # noqa: S606 - the project's interpreter, which `make` set up
-    print(f"upload.py needs {missing.name}: run `make`, or `pip install requests rich`", file=sys.stderr)
+    print(f"upload.py needs {missing.name}: run `make`, or `pip install pydicom requests rich`", file=sys.stderr)
     sys.exit(2)
 
 EPILOG = """\
+PATH is a DICOM file; a folder, with all that is below it; a ZIP or tar (.tar.gz and the like too), also inside of
+another; a DICOMDIR, for what it names; or - for standard input: a DICOM file, a ZIP or a tar.
+
 examples:
   upload.py chest.dcm                        one file, to http://localhost:8042
   upload.py /media/cd archive.zip            a folder with all that is in it, and an archive
   upload.py scans --results out              wait for the scores too: out/results.csv has them all
-  upload.py scans --url https://pacs.example.org/orthanc --user anna
+  tar cz scans | upload.py - --url https://pacs.example.org/orthanc --user anna
+  find . -newer last -print0 | upload.py --files-from -
+
+What Orthanc has is not sent again: after an interruption, run it again. A file with the identifiers of an image that
+Orthanc has, but other content, is sent, and it is said whether Orthanc replaced its own or kept it.
 
 The password comes from --password-file, from CHEST_XRAY_PASSWORD in the environment or from ~/.netrc; else you are
-asked for it. REQUESTS_CA_BUNDLE=ca.pem names a certificate authority of your own.
+asked for it. REQUESTS_CA_BUNDLE=ca.pem names a certificate authority of your own. NO_COLOR=1 means no colours.
+
+--json prints one object: url, dry_run, seconds, bytes (sent), files and, of these, new, already_there, replaced,
+other_content (Orthanc kept its own), refused, not_dicom, dicomdir; problems: a list of name, status and reason; and
+results: how many images are done, failed, pending, skipped, not_a_radiograph. If nothing could be done: url, error.
 
 exit status: 0 everything is stored (and classified); 1 something was refused, failed or is still pending; 2 nothing
-could be done: a wrong option, a wrong password, or no Orthanc at the address.
+could be done: a wrong option, a wrong password, or no Orthanc at the address; 130 stopped with Ctrl-C.
 """
 
-TRIES = 6
-BACKOFF = 0.1
-"""Seconds to wait between tries, doubled each time."""
-SECONDS = (10, 120)
-"""How long to wait for a connection and for an answer."""
-HEADER = 512
-"""So many bytes tell whether a file is DICOM, and whether it is a DICOMDIR."""
+TRIES, BACKOFF = 6, 0.1  # seconds between tries, doubled each time
+SECONDS = (10, 120)  # to wait for a connection and for an answer
+HEADER = 512  # so many bytes tell what a file is
 MEDIA_STORAGE_DIRECTORY = b"\2\0\2\0UI\x14\x001.2.840.10008.1.3.10"
-LARGEST_MEMBER = 1 << 30
-"""What a member of a ZIP archive may unpack to, in bytes: against ZIP bombs, and far above any radiograph."""
+PACKERS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz; zstd from Python 3.14 on
+LARGEST_MEMBER = 1 << 30  # bytes that a member of an archive may unpack to: far above any radiograph
+RATIO = 1000  # times its own size (and LARGEST_MEMBER) may an archive with all that is in it unpack to, against bombs
+DEPTH = 3  # archives inside of each other
+IN_MEMORY = 1 << 20  # bytes; larger members of archives wait on the disk
+GROUP = (100, 32 << 20)  # files, or bytes, that one question to Orthanc concerns
 ROWS_SHOWN = 50
 MODALITIES = ("CR", "DX")
+LAST_OF_IDENTITY = 0x0020000E
+IDENTITY = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")  # what Orthanc's ids are made of
 CSV_ANSWER = ("state", "reason", "instance", "created", "warnings")
 CSV_IMAGE = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "StudyDate", "ViewPosition")
 CSV_MODEL = ("name", "version", "weights", "weights_sha256")
 
-NEW, KNOWN, REFUSED, NOT_DICOM, DICOMDIR = "new", "already there", "refused", "not DICOM", "DICOMDIR"
+STDIN = Path("-")
+DICOM, DICOMDIR, ZIP, TAR, PACKED, NOT_DICOM = "DICOM", "DICOMDIR", "ZIP", "tar", "packed", "not DICOM"
+NEW, KNOWN, REPLACED, OTHER, REFUSED = "new", "already there", "replaced", "other content", "refused"
+STATUSES = (NEW, KNOWN, REPLACED, OTHER, REFUSED, NOT_DICOM, DICOMDIR)
+ALWAYS_SAID = (NEW, KNOWN, REFUSED, NOT_DICOM)
+STATES = ("done", "failed", "pending", "skipped", "not a radiograph")
+COLOURS = dict.fromkeys((REFUSED, "failed"), "red") | dict.fromkeys((REPLACED, OTHER, "pending"), "yellow")
+COLOURS |= dict.fromkeys((NOT_DICOM, "skipped"), "dim")  # what is worth a line, and in which colour
 
 T = TypeVar("T")
 R = TypeVar("R")
+More = Callable[[int], None]
+"""Learns how many files there are besides those on the disk."""
 
 
 class Stop(Exception):
     """Nothing more can be done; the sentence says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class File:
-    """Something to send: its name for the reader, and its bytes."""
+@dataclass(slots=True)
+class Item:
+    """A file on its way, what is known of the image in it, and what became of it.
+
+    `status` is empty while it is to be sent; `body` is the open file then, and `size` counts the bytes that are sent.
+    `instance` is the Orthanc id, empty where it cannot be known; `known` if Orthanc has that already.
+    """
 
     name: str
-    body: IO[bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """What became of a file; `instance` is its Orthanc id where Orthanc has it."""
-
-    name: str
-    status: str
+    status: str = ""
     reason: str = ""
+    body: Any = None
+    size: int = 0
     instance: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What the plugin answers on an image: the very bytes, and what is in them."""
-
-    name: str
-    instance: str
-    text: bytes
-    answer: Mapping[str, Any]
-    SOPInstanceUID: str
-    Modality: str
+    SOPInstanceUID: str = ""
+    Modality: str = ""
+    known: bool = False
+    answer: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
-class Patience:
-    """How long to wait for the next result; `since` is the moment of the last one."""
+class Tally:
+    """What became of everything; `stored` are the images that Orthanc has now, by their ids."""
 
-    seconds: float
-    since: float = field(default_factory=time.monotonic)
+    files: Counter[str] = field(default_factory=Counter)
+    images: Counter[str] = field(default_factory=Counter)
+    bytes: int = 0
+    problems: list[Item] = field(default_factory=list)
+    stored: dict[str, Item] = field(default_factory=dict)
+    last_result: float = 0
+
+    def problem(self, item: Item, console: Console) -> None:
+        """Remember it, and say it in one line."""
+        self.problems.append(item)
+        say(console, f"{item.status}: {item.name}" + (f": {item.reason}" if item.reason else ""), item.status)
+
+    def as_json(self) -> dict[str, Any]:
+        """See EPILOG."""
+        return {
+            "bytes": self.bytes,
+            "files": self.files.total(),
+            **{status.lower().replace(" ", "_"): self.files[status] for status in STATUSES},
+            "problems": [{"name": one.name, "status": one.status, "reason": one.reason} for one in self.problems],
+            "results": {state.replace(" ", "_"): self.images[state] for state in STATES},
+        }
 
 
 class Server(NamedTuple):
@@ -129,18 +170,18 @@ class Server(NamedTuple):
     url: str
     session: requests.Session
 
-    def get(self, path: str) -> requests.Response:
-        """Raises Stop if there is no answer after `TRIES` tries."""
+    def get(self, path: str, query: object = None) -> requests.Response:
+        """The answer, to a query in JSON if there is one. Raises Stop if there is none after `TRIES` tries."""
         try:
-            return self.ask("GET", path)
+            return self.post(path, io.BytesIO(json.dumps(query).encode())) if query else self.ask("GET", path)
         except requests.RequestException as problem:
             raise Stop(f"no answer from {self.url}: {cause(problem)}") from None
 
-    def post(self, path: str, body: IO[bytes]) -> requests.Response:
+    def post(self, path: str, body: BinaryIO) -> requests.Response:
         """Raises requests.RequestException if there is no answer after `TRIES` tries."""
         return self.ask("POST", path, body)
 
-    def ask(self, method: str, path: str, body: IO[bytes] | None = None) -> requests.Response:
+    def ask(self, method: str, path: str, body: BinaryIO | None = None) -> requests.Response:
         """Again if the answer was cut off in its middle, which the session's own retries do not see."""
         for left in reversed(range(TRIES)):
             try:
@@ -155,21 +196,35 @@ class Server(NamedTuple):
 
 def main(args: Sequence[str] | None = None) -> int:
     """The command. Returns its exit status."""
-    options = arguments(os.environ).parse_args(args)
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    parser = arguments(os.environ)
+    options = parser.parse_args(args)
+    if not options.paths and not options.files_from:
+        parser.error("name a PATH, or - for standard input")
+    if options.dry_run:
+        options.results = None
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, stderr=options.json)
+    began, tally, status = time.monotonic(), Tally(), 0
+    summary: dict[str, Any] = {"url": options.url}
     try:
         server = connect(options.url, credentials(options, os.environ), options.connections)
         if options.results:
             prepare_results(server, options.results)
-        refused, stored = send_all(server, options, console)
-        missing = options.results and collect_all(server, options, console, stored)
-        return 1 if refused or missing else 0
+        send_all(server, options, console, tally)
+        if options.results:
+            collect_all(server, options, console, tally)
+        if tally.files[REFUSED] or tally.images["failed"] or tally.images["pending"]:
+            status = 1
+        summary |= {"dry_run": options.dry_run, "seconds": round(time.monotonic() - began, 2), **tally.as_json()}
     except (Stop, OSError) as sentence:  # OSError: the results cannot be written
         print(f"upload.py: {sentence}", file=sys.stderr)
-        return 2
+        status = 2
+        summary["error"] = str(sentence)
     except KeyboardInterrupt:
-        print("upload.py: stopped; run it again: what Orthanc already has is recognised", file=sys.stderr)
+        print("upload.py: stopped; run it again: what Orthanc has is not sent again", file=sys.stderr)
         return 130
+    if options.json:
+        print(json.dumps(summary, indent=2))
+    return status
 
 
 def arguments(env: Mapping[str, str]) -> argparse.ArgumentParser:
@@ -181,11 +236,19 @@ def arguments(env: Mapping[str, str]) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("paths", nargs="+", type=existing, metavar="PATH", help="a DICOM file, a folder, or a ZIP archive")
+    add("paths", nargs="*", type=existing, metavar="PATH", help="what to send, see below")
+    add(
+        "--files-from",
+        type=existing,
+        metavar="FILE",
+        help="send what FILE, or -, lists: a path a line, or find -print0",
+    )
+    add("-n", "--dry-run", action="store_true", help="send nothing, and say what would be sent")
     add_server(parser, env)
     add("--results", type=Path, metavar="DIR", help="wait for the scores; a JSON file per image, and results.csv")
     add("--timeout", type=positive, default=300, metavar="S", help="seconds to wait for the next score (%(default)s)")
     add("--connections", type=positive, default=6, metavar="N", help="files under way at once (%(default)s)")
+    add("--json", action="store_true", help="a summary for programs, see below; the rest goes to standard error")
     return parser
 
 
@@ -198,10 +261,11 @@ def add_server(parser: argparse.ArgumentParser, env: Mapping[str, str]) -> None:
 
 
 def existing(text: str) -> Path:
-    """A path at which there is something."""
-    if not Path(text).exists():
+    """A path at which there is something, or - for standard input."""
+    path = Path(text)
+    if path != STDIN and not path.exists():
         raise argparse.ArgumentTypeError(f"there is no {text}")
-    return Path(text)
+    return path
 
 
 def positive(text: str) -> int:
@@ -286,58 +350,56 @@ def prepare_results(server: Server, folder: Path) -> None:
         raise Stop(f"{folder} cannot be made: {problem.strerror}") from None
 
 
-def send_all(server: Server, options: argparse.Namespace, console: Console) -> tuple[int, dict[str, str]]:
-    """Send everything. Returns how many were refused, and with --results the Orthanc ids and names of the rest."""
-    counts: Counter[str] = Counter()
-    stored: dict[str, str] = {}
+def send_all(server: Server, options: argparse.Namespace, console: Console, tally: Tally) -> None:
+    """Send everything, and say how much became what."""
+    seen: dict[str, str] = {}
+    locks = [threading.Lock() for _ in range(64)]
     with progress(console) as bar:
-        task = bar.add_task("Sending", total=sum(1 for path in options.paths for _ in walk(path)))
+        task = bar.add_task("Sending", total=None, bytes=0)
 
         def more(files: int) -> None:
             bar.update(task, total=(bar.tasks[task].total or 0) + files)
 
-        items = contents(options.paths, more)
-        for sent in concurrently(lambda item: send(server, item), items, options.connections):
-            counts[sent.status] += 1
-            bar.advance(task)
-            if sent.status == REFUSED:
-                say(console, f"refused: {sent.name}: {sent.reason}")
-            if sent.status == NOT_DICOM:
-                say(console, f"not DICOM: {sent.name}")
-            if sent.instance and options.results:
-                stored.setdefault(sent.instance, sent.name)
-    kinds = (NEW, KNOWN, REFUSED, NOT_DICOM, *([DICOMDIR] if counts[DICOMDIR] else []))
-    total = counts.total()
-    say(
-        console,
-        f"{total} {'file' if total == 1 else 'files'}: " + ", ".join(f"{counts[kind]} {kind}" for kind in kinds),
-    )
-    return counts[REFUSED], stored
+        if console.is_terminal and STDIN not in options.paths and not options.files_from:
+            more(sum(1 for path in options.paths for _ in walk(path)))
+        items = ask(server, contents(options, more))
+        work = partial(send, server, options.dry_run, seen, locks)
+        for item in concurrently(work, items, options.connections):
+            tally.files[item.status] += 1
+            tally.bytes += item.size
+            bar.update(task, advance=1, bytes=tally.bytes)
+            if item.status in COLOURS:
+                tally.problem(item, console)
+            if options.results and item.instance and (item.status == REPLACED or item.instance not in tally.stored):
+                tally.stored[item.instance] = item
+    files = tally.files.total()
+    said = ", ".join(f"{tally.files[each]} {each}" for each in STATUSES if tally.files[each] or each in ALWAYS_SAID)
+    said = f"{files} {'file' if files == 1 else 'files'}: {said}"
+    say(console, f"Nothing was sent. Of {said}" if options.dry_run else said)
 
 
-def send(server: Server, item: File | Sent) -> Sent:
-    """POST one file. Raises Stop if Orthanc is gone."""
-    if isinstance(item, Sent):
-        return item
-    try:
-        with item.body:
-            response = server.post("/instances", item.body)
-    except requests.RequestException as problem:
-        server.get("/system")  # is it this file alone, or Orthanc?
-        return Sent(item.name, REFUSED, f"no answer to it after {TRIES} tries: {cause(problem)}")
-    answer = json_object(response.content)
-    status = answer.get("Status")
-    if status in ("Success", "AlreadyStored"):
-        return Sent(item.name, NEW if status == "Success" else KNOWN, instance=str(answer["ID"]))
-    if status == "FilteredOut":
-        return Sent(item.name, REFUSED, "a filter in Orthanc's configuration does not want it")
-    return Sent(item.name, REFUSED, why(response))
+def contents(options: argparse.Namespace, more: More) -> Iterator[Item]:
+    """What is to be sent, and what is known not to be."""
+    for path in itertools.chain(options.paths, listed(options.files_from)):
+        if path == STDIN:
+            yield from standard_input(more)
+        else:
+            for found in walk(path):
+                yield from [found] if isinstance(found, Item) else opened(found, found == path, more)
 
 
-def walk(path: Path) -> Iterator[Path | Sent]:
+def listed(file: Path | None) -> Iterator[Path]:
+    """The paths that a file lists, one on each line or with a NUL behind each."""
+    if file:
+        with sys.stdin.buffer if file == STDIN else file.open("rb") as lines:
+            for line in lines:
+                yield from (Path(os.fsdecode(name)) for name in line.rstrip(b"\n").split(b"\0") if name)
+
+
+def walk(path: Path) -> Iterator[Path | Item]:
     """The files under a path, as the disk gives them: no folder is listed as a whole. Leaves links to folders."""
     if not path.is_dir():
-        yield path if path.is_file() else Sent(str(path), REFUSED, "is no regular file")
+        yield path if path.is_file() else Item(str(path), REFUSED, "is no file" if path.exists() else "is not there")
         return
     try:
         with os.scandir(path) as entries:
@@ -347,138 +409,326 @@ def walk(path: Path) -> Iterator[Path | Sent]:
                 elif entry.is_file():
                     yield Path(entry)
     except OSError as problem:
-        yield Sent(str(path), REFUSED, f"cannot be read: {problem.strerror}")
+        yield Item(str(path), REFUSED, f"cannot be read: {problem.strerror}")
 
 
-def contents(paths: Iterable[Path], more: Callable[[int], None]) -> Iterator[File | Sent]:
-    """What is to be sent, and what is known not to be; `more` learns how many files an archive adds."""
-    for found in (found for path in paths for found in walk(path)):
-        if isinstance(found, Sent):
-            yield found
-            continue
+def opened(path: Path, named: bool, more: More) -> Iterator[Item]:
+    """What is in a file on the disk. A DICOMDIR met in a folder is left: what it names stands there too."""
+    try:
+        body = path.open("rb")
+        start = body.read(HEADER)
+        body.seek(0)
+        if named and kind(start) == DICOMDIR:
+            with body:
+                files = list(named_in(path, body))
+            more(len(files))
+            yield Item(str(path), DICOMDIR)
+            for file in files:
+                yield from opened(file, False, more)
+        else:
+            yield from unfold(str(path), start, body, Budget(LARGEST_MEMBER + RATIO * path.stat().st_size), more)
+    except OSError as problem:
+        yield Item(str(path), REFUSED, f"cannot be read: {problem.strerror}")
+    except Exception as problem:  # whatever a damaged DICOMDIR makes pydicom raise
+        yield Item(str(path), REFUSED, f"this DICOMDIR cannot be read: {problem}")
+
+
+def named_in(dicomdir: Path, body: BinaryIO) -> Iterator[Path]:
+    """The files that a DICOMDIR names; a mounted disc may have them in small letters."""
+    folder = dicomdir.parent.resolve()
+    for record in pydicom.dcmread(body).DirectoryRecordSequence:
+        if name := record.get("ReferencedFileID"):
+            parts = [name] if isinstance(name, str) else name
+            file, small = folder.joinpath(*parts), folder.joinpath(*map(str.lower, parts))
+            if not file.resolve().is_relative_to(folder):
+                raise ValueError(f"it names {file}, outside of its folder")
+            yield small if small.exists() and not file.exists() else file
+
+
+def standard_input(more: More) -> Iterator[Item]:
+    """What comes in: a tar as it comes, and all else once it is there as a whole."""
+    start, budget = sys.stdin.buffer.read(HEADER), Budget()
+    if kind(start) in (TAR, PACKED):
+        body: BinaryIO = Stream(start, sys.stdin.buffer, budget)  # type: ignore[assignment]
+    else:
+        body = set_aside(start, sys.stdin.buffer, LARGEST_MEMBER)
+        budget.left += RATIO * os.fstat(body.fileno()).st_size
+    yield from unfold("standard input", start, body, budget, more)
+
+
+@dataclass(slots=True)
+class Budget:
+    """How many bytes an archive, with all that is in it, may still unpack to."""
+
+    left: int = LARGEST_MEMBER
+
+    def spend(self, size: int) -> None:
+        """Raises ValueError if that is more than is left."""
+        self.left -= size
+        if self.left < 0:
+            raise ValueError(f"it unpacks to more than {RATIO} times its size")
+
+
+class Stream(io.RawIOBase):
+    """What tarfile reads from: bytes that were read already, then the rest. All that flows in raises the budget."""
+
+    def __init__(self, start: bytes, rest: BinaryIO, budget: Budget) -> None:
+        """Nothing more is read yet."""
+        self.start, self.rest, self.budget = start, rest, budget
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to so many bytes."""
+        data, self.start = self.start or self.rest.read(size), b""
+        self.budget.left += RATIO * len(data)
+        return data
+
+
+def kind(start: bytes) -> str:
+    """What a file is, by its first bytes: DICOM, with or without the preamble (Orthanc judges the rest), an archive."""
+    bare = start[:2] in (b"\x02\x00", b"\x08\x00") and start[3:4] == b"\x00"  # a first element in group 2 or 8
+    if start[128:132] == b"DICM" or bare:
+        return DICOMDIR if MEDIA_STORAGE_DIRECTORY in start else DICOM
+    if start.startswith((b"PK\3\4", b"PK\5\6")):
+        return ZIP
+    if start[257:262] == b"ustar":
+        return TAR
+    return PACKED if start.startswith(PACKERS) else NOT_DICOM
+
+
+def unfold(name: str, start: bytes, body: BinaryIO, budget: Budget, more: More, depth: int = 0) -> Iterator[Item]:
+    """What is in an open file, which is closed unless it is to be sent: itself, or all that is in an archive."""
+    what = kind(start)
+    if what == DICOM:
+        yield identified(name, body)
+        return
+    with body:
+        if what in (DICOMDIR, NOT_DICOM):
+            yield Item(name, what)
+            return
+        read = 0
         try:
-            body = found.open("rb")
-            if body.peek(4).startswith((b"PK\3\4", b"PK\5\6")):
-                with body:
-                    yield from members(found, body, more)
-            else:
-                yield recognised(str(found), body)
-        except OSError as problem:
-            yield Sent(str(found), REFUSED, f"cannot be read: {problem.strerror}")
-        except zipfile.BadZipFile as problem:
-            yield Sent(str(found), REFUSED, f"cannot be unpacked: {problem}")
+            if depth == DEPTH:
+                raise ValueError("it is inside of too many others")
+            for inner, size, reader in zip_members(body, more) if what == ZIP else tar_members(body, more):
+                read += 1
+                budget.spend(size)
+                yield from member(f"{name}/{inner}", size, reader, budget, more, depth + 1)
+        except Exception as problem:  # whatever a damaged archive makes a decompressor raise
+            compressed_otherwise = what == PACKED and not read
+            yield Item(name, *((NOT_DICOM,) if compressed_otherwise else (REFUSED, f"cannot be unpacked: {problem}")))
 
 
-def members(path: Path, body: IO[bytes], more: Callable[[int], None]) -> Iterator[File | Sent]:
-    """The files in a ZIP archive, one by one, so that each gets its own answer."""
+def member(name: str, size: int, reader: Callable[[], Any], budget: Budget, more: More, depth: int) -> Iterator[Item]:
+    """What is in one member of an archive, which is unpacked only if that is worth it."""
+    try:
+        with reader() as packed:
+            start = packed.read(HEADER)
+            wanted = kind(start) in (DICOM, ZIP, TAR, PACKED)
+            body = set_aside(start, packed, size) if wanted else io.BytesIO()
+    except Exception as problem:  # damaged, or encrypted
+        yield Item(name, REFUSED, f"cannot be unpacked: {problem}")
+    else:
+        yield from unfold(name, start, body, budget, more, depth)
+
+
+def zip_members(body: BinaryIO, more: More) -> Iterator[tuple[str, int, Callable[[], Any]]]:
+    """The files in a ZIP: name, size, and what opens it."""
     with zipfile.ZipFile(body) as archive:
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
         more(len(entries) - 1)
         for entry in entries:
-            name = f"{path}/{entry.filename}"
-            try:
-                with archive.open(entry) as member:
-                    found = recognised(name, member)
-                    if isinstance(found, File):
-                        found = File(name, unpacked(member, entry.file_size))
-            except Exception as problem:  # whatever a damaged or encrypted archive makes a decompressor raise
-                found = Sent(name, REFUSED, f"cannot be unpacked: {problem}")
-            yield found
+            yield entry.filename, entry.file_size, partial(archive.open, entry)
 
 
-def recognised(name: str, body: IO[bytes]) -> File | Sent:
-    """The file if it begins like DICOM, with or without the preamble; Orthanc judges the rest."""
-    start = body.read(HEADER)
-    body.seek(0)
-    bare = start[:2] in (b"\x02\x00", b"\x08\x00") and start[3:4] == b"\x00"  # a first element in group 2 or 8
-    if start[128:132] != b"DICM" and not bare:
-        body.close()
-        return Sent(name, NOT_DICOM)
-    if MEDIA_STORAGE_DIRECTORY in start:
-        body.close()
-        return Sent(name, DICOMDIR)
-    return File(name, body)
+def tar_members(body: BinaryIO, more: More) -> Iterator[tuple[str, int, Callable[[], Any]]]:
+    """The files in a tar, compressed or not, as they come."""
+    with tarfile.open(fileobj=body, mode="r|*", tarinfo=TarHeader) as archive:
+        more(-1)
+        while entry := archive.next():
+            archive.members = []  # type: ignore[attr-defined]  # it would remember each
+            if entry.isreg():
+                more(1)
+                yield entry.name, entry.size, partial(archive.extractfile, entry)
 
 
-def unpacked(member: IO[bytes], size: int) -> IO[bytes]:
-    """A member as a file of its own, which can be sent twice. Raises ValueError if it is too large."""
-    if size > LARGEST_MEMBER:  # zipfile stops at the declared size
+class TarHeader(tarfile.TarInfo):
+    """A header that is refused where the names in it are larger than would fit into memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> TarHeader:
+        """See tarfile.TarInfo."""
+        header = super().frombuf(buf, encoding, errors)
+        if not header.isreg() and header.size > IN_MEMORY:
+            raise tarfile.ReadError("one of its headers is too large")
+        return header
+
+
+def set_aside(start: bytes, rest: BinaryIO, size: int) -> BinaryIO:
+    """A file of its own, which can be sent twice. Raises ValueError if it is too large."""
+    if size > LARGEST_MEMBER:  # zipfile and tarfile stop at the declared size
         raise ValueError(f"it is larger than {LARGEST_MEMBER >> 20} MiB")
-    body = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it is sent
-    shutil.copyfileobj(member, body, 1 << 20)
+    body = io.BytesIO() if size <= IN_MEMORY else tempfile.TemporaryFile()  # noqa: SIM115 - closed when it is sent
+    body.write(start)
+    shutil.copyfileobj(rest, body, 1 << 20)
     body.seek(0)
     return body
 
 
-def collect_all(server: Server, options: argparse.Namespace, console: Console, stored: Mapping[str, str]) -> int:
-    """Wait for every result and write it. Returns how many images have none."""
-    counts: Counter[str] = Counter()
-    shown: list[Result] = []
-    patience = Patience(options.timeout)
+def identified(name: str, body: BinaryIO) -> Item:
+    """A DICOM file with its image's Orthanc id; without one where that cannot be read, and Orthanc will say why."""
+    item = Item(name, body=body, size=body.seek(0, os.SEEK_END))
+    body.seek(0)
+    try:
+        ds = read_partial(body, lambda tag, _vr, _length: tag > LAST_OF_IDENTITY, force=True)
+        identity = [str(ds.get(keyword) or "").strip() for keyword in IDENTITY]
+        item.SOPInstanceUID, item.Modality = identity[-1], str(ds.get("Modality") or "")
+        digest = hashlib.sha1("|".join(identity).encode(), usedforsecurity=False).hexdigest()
+        item.instance = "-".join(digest[at : at + 8] for at in range(0, 40, 8)) if item.SOPInstanceUID else ""
+    except Exception:  # noqa: S110 - whatever a malformed header makes a parser raise
+        pass
+    body.seek(0)
+    return item
+
+
+def ask(server: Server, items: Iterable[Item]) -> Iterator[Item]:
+    """The same items, with those marked that Orthanc has already: one question for many of them."""
+    for group in groups(items):
+        ids = [item.instance for item in group if item.instance]
+        answer = server.get("/tools/bulk-content", {"Resources": ids, "Level": "Instance"}) if ids else None
+        # An old Orthanc does not know this, and not everybody may ask it: then all are sent.
+        known = {row["ID"] for row in answer.json()} if answer and answer.ok else ()
+        for item in group:
+            item.known = item.instance in known
+            yield item
+
+
+def groups(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """As many items as one question may concern."""
+    group: list[Item] = []
+    for item in items:
+        group.append(item)
+        if len(group) == GROUP[0] or sum(each.size for each in group) > GROUP[1]:
+            yield group
+            group = []
+    yield group
+
+
+def send(server: Server, dry_run: bool, seen: dict[str, str], locks: Sequence[Any], item: Item) -> Item:
+    """POST one file, unless Orthanc has it; `seen` names the files that it has. Raises Stop if Orthanc is gone."""
+    if item.status:
+        return item
+    # Files with the same id wait for each other: what became of the first decides about the second.
+    with item.body, locks[hash(item.instance or item.name) % len(locks)]:
+        try:
+            other = item.known or item.instance in seen
+            if other and same(server, item):
+                item.status = KNOWN
+            elif dry_run:
+                item.status = OTHER if other else NEW
+            else:
+                post(server, item, other)
+        except OSError as problem:
+            item.status, item.reason = REFUSED, f"cannot be read: {problem.strerror}"
+        before = seen.get(item.instance, "")
+        if item.status in (OTHER, REPLACED):
+            item.reason = "another file has the same identifiers" + (before and f": {before}")
+        if item.status == REPLACED or (item.status in (NEW, KNOWN) and not before and not dry_run):
+            seen[item.instance] = item.name
+    item.body = None
+    if dry_run or item.status in (KNOWN, REFUSED):
+        item.size = 0
+    if item.status == REFUSED:
+        item.instance = ""
+    return item
+
+
+def post(server: Server, item: Item, other: bool) -> None:
+    """POST one file; `other` if Orthanc has this image with other content."""
+    try:
+        response = server.post("/instances", item.body)
+    except requests.RequestException as problem:
+        server.get("/system")  # is it this file alone, or Orthanc?
+        item.status, item.reason = REFUSED, f"no answer to it after {TRIES} tries: {cause(problem)}"
+        return
+    answer = json_object(response.content)
+    item.instance = str(answer.get("ID", ""))
+    if answer.get("Status") == "Success":
+        item.status = REPLACED if other else NEW
+    elif answer.get("Status") == "AlreadyStored":
+        item.status = KNOWN if not other and same(server, item) else OTHER
+    elif answer.get("Status") == "FilteredOut":
+        item.status, item.reason = REFUSED, "a filter in Orthanc's configuration does not want it"
+    else:
+        item.status, item.reason = REFUSED, why(response)
+
+
+def same(server: Server, item: Item) -> bool:
+    """Whether Orthanc has this very file; where it keeps no checksums, the identifiers decide."""
+    answer = server.get(f"/instances/{item.instance}/attachments/dicom/md5")
+    item.body.seek(0)
+    digest = hashlib.md5(usedforsecurity=False)
+    while data := item.body.read(1 << 20):
+        digest.update(data)
+    item.body.seek(0)
+    return not answer.ok or answer.text in ("", digest.hexdigest())
+
+
+def collect_all(server: Server, options: argparse.Namespace, console: Console, tally: Tally) -> None:
+    """Wait for every result and write it."""
+    shown: list[Item] = []
+    tally.last_result = time.monotonic()
     status = json_object(server.get("/chest-xray/status").content)
     if not status.get("ready", True):
         say(console, f"The classifier is not ready: {status.get('reason')}. Waiting for it.")
     with progress(console) as bar:
-        task = bar.add_task("Reading", total=len(stored))
-        results = concurrently(
-            lambda item: result(server, item[0], item[1], patience), stored.items(), options.connections
-        )
-        for found in results:
+        task = bar.add_task("Reading", total=len(tally.stored))
+        work = partial(result, server, tally, options.timeout)
+        for item, text in concurrently(work, tally.stored.values(), options.connections):
             bar.advance(task)
-            state = found.answer["state"]
-            if state == "skipped" and found.Modality not in MODALITIES:
-                state = "not a radiograph"
-            counts[state] += 1
-            if state in ("failed", "pending", "skipped"):
-                say(console, f"{state}: {found.name}: {found.answer.get('reason', '')}")
-            if state in ("done", "failed", "skipped") and found.text:
-                write(found, options.results, console)
-            if state == "done" and len(shown) < ROWS_SHOWN:
-                shown.append(found)
+            tally.images[item.status] += 1
+            if item.status in COLOURS:
+                tally.problem(item, console)
+            if item.status in ("done", "failed", "skipped") and text:
+                write(item, text, options.results, console)
+            if item.status == "done" and len(shown) < ROWS_SHOWN:
+                shown.append(item)
     write_csv(options.results)
-    show(shown, counts["done"], console)
-    kinds = ("done", "failed", "pending", "skipped", "not a radiograph")
-    summary = ", ".join(f"{counts[kind]} {kind}" for kind in kinds if kind == "done" or counts[kind])
-    say(console, f"Results in {options.results}: {summary}")
-    return counts["failed"] + counts["pending"]
+    show(shown, tally.images["done"], console)
+    said = ", ".join(f"{tally.images[state]} {state}" for state in STATES if state == "done" or tally.images[state])
+    say(console, f"Results in {options.results}: {said}")
 
 
-def result(server: Server, instance: str, name: str, patience: Patience) -> Result:
+def result(server: Server, tally: Tally, patience: float, sent: Item) -> tuple[Item, bytes]:
     """What the plugin says of an image, `pending` only if nothing else came of any image for too long."""
     pause = 0.1
     while True:
-        response = server.get(f"/instances/{instance}/chest-xray")
+        response = server.get(f"/instances/{sent.instance}/chest-xray")
         answer = json_object(response.content)
+        item = replace(sent, status=answer.get("state", "failed"), reason=answer.get("reason", ""), answer=answer)
         if not response.ok or "state" not in answer:
-            return Result(name, instance, b"", {"state": "failed", "reason": why(response)}, "", "")
-        if answer["state"] != "pending":
+            return replace(item, status="failed", reason=why(response)), b""
+        if item.status != "pending":
             break
-        if time.monotonic() > patience.since + patience.seconds:
-            return Result(name, instance, b"", answer, "", "")
+        if time.monotonic() > tally.last_result + patience:
+            return item, b""
         time.sleep(pause)
         pause = min(2 * pause, 1)
-    patience.since = time.monotonic()
-    image = answer.get("image") or main_tags(server, instance)
-    return Result(name, instance, response.content, answer, image["SOPInstanceUID"], image["Modality"])
+    tally.last_result = time.monotonic()
+    image = answer.get("image") or {}
+    item.SOPInstanceUID = image.get("SOPInstanceUID", item.SOPInstanceUID).strip()
+    if item.status == "skipped" and image.get("Modality", item.Modality) not in MODALITIES:
+        item.status = "not a radiograph"
+    return item, response.content
 
 
-def main_tags(server: Server, instance: str) -> dict[str, str]:
-    """The SOPInstanceUID and the Modality of an instance, from Orthanc's index."""
-    tags = {"SOPInstanceUID": "", "Modality": ""}
-    for path in (f"/instances/{instance}", f"/instances/{instance}/series"):
-        tags |= json_object(server.get(path).content).get("MainDicomTags", {})
-    return tags
-
-
-def write(found: Result, folder: Path, console: Console) -> None:
+def write(item: Item, text: bytes, folder: Path, console: Console) -> None:
     """Write the answer as it came, beside that of another image with the same SOPInstanceUID, never over it."""
-    uid = found.SOPInstanceUID.strip()
-    name = uid if re.fullmatch(r"[0-9.]{1,64}", uid) else found.instance
+    name = item.SOPInstanceUID if re.fullmatch(r"[0-9.]{1,64}", item.SOPInstanceUID) else item.instance
     file = folder / f"{name}.json"
-    if file.exists() and json_object(file.read_bytes()).get("instance", found.instance) != found.instance:
-        file = folder / f"{name}_{found.instance}.json"
-        say(console, f"note: {found.name} shares its SOPInstanceUID with another image; its result is in {file.name}")
-    file.write_bytes(found.text)
+    if file.exists() and json_object(file.read_bytes()).get("instance", item.instance) != item.instance:
+        file = folder / f"{name}_{item.instance}.json"
+        say(console, f"note: {item.name} shares its SOPInstanceUID with another image; its result is in {file.name}")
+    file.write_bytes(text)
 
 
 def write_csv(folder: Path) -> None:
@@ -506,25 +756,25 @@ def cell(value: object) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
-def show(results: Sequence[Result], count: int, console: Console) -> None:
+def show(items: Sequence[Item], count: int, console: Console) -> None:
     """Print a table of the highest scores, and what they are not."""
-    if not results:
+    if not items:
         return
     table = Table("Image", "View", "Highest scores", box=None)
-    for found in results:
-        scores = sorted(found.answer["scores"].items(), key=lambda item: -item[1])[:4]
-        image = printable(found.name), printable(found.answer["image"].get("ViewPosition", ""))
+    for item in items:
+        scores = sorted(item.answer["scores"].items(), key=lambda score: -score[1])[:4]
+        image = printable(item.name), printable(item.answer["image"].get("ViewPosition", ""))
         table.add_row(*map(Text, image), Text("   ".join(f"{label} {score:.3f}" for label, score in scores)))
     console.print(table)
-    if count > len(results):
-        say(console, f"... and {count - len(results)} more in results.csv")
-    if any(found.answer["model"].get("weights") == "stand-in" for found in results):
+    if count > len(items):
+        say(console, f"... and {count - len(items)} more in results.csv")
+    if any(item.answer["model"].get("weights") == "stand-in" for item in items):
         stars = "*" * 78
         say(
             console,
             f"{stars}\n  STAND-IN WEIGHTS: random numbers, no trained model. These scores mean nothing.\n{stars}",
         )
-    say(console, results[0].answer.get("disclaimer", ""))
+    say(console, items[0].answer.get("disclaimer", ""))
 
 
 def concurrently(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
@@ -539,18 +789,29 @@ def concurrently(work: Callable[[T], R], items: Iterable[T], workers: int) -> It
         while waiting:
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
-def progress(console: Console) -> Progress:
+class Rate(bars.ProgressColumn):
+    """Files and megabytes in a second."""
+
+    def render(self, task: bars.Task) -> Text:
+        """Empty before anything can be said."""
+        rate = f"{task.speed:.0f}/s" if task.speed else ""
+        if size := task.fields.get("bytes"):
+            rate += f" {size / 1e6 / (task.elapsed or 1):.1f} MB/s"
+        return Text(rate)
+
+
+def progress(console: Console) -> bars.Progress:
     """A bar on a terminal, and nothing elsewhere."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    columns = "{task.description}", bars.BarColumn(), bars.MofNCompleteColumn(), Rate(), bars.TimeRemainingColumn()
+    return bars.Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def say(console: Console, line: str) -> None:
+def say(console: Console, line: str, status: str = "") -> None:
     """Print a line as it is, however long, above a bar that may be there."""
-    console.out("\n".join(map(printable, line.split("\n"))))
+    console.out("\n".join(map(printable, line.split("\n"))), style=COLOURS.get(status))
 
 
 def printable(text: str) -> str:
@@ -586,4 +847,6 @@ def cause(problem: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_status = main()
+    sys.stdout.flush()
+    os._exit(exit_status)  # without waiting for requests that hang

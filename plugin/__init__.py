@@ -21,7 +21,7 @@ The data's way, one direction, and the order in which to read the modules:
 
 `archive` is everything that is said to Orthanc over HTTP, `settings` what an operator chooses, and `weights` turns
 TorchXRayVision's checkpoint into the model that `classifier` runs (`stand_in` makes a random one in its place);
-`verify` and `backfill` are commands for operators.
+`verify` and `backfill` are commands for operators, `results` one for researchers.
 """
 
 __version__ = "0.1.0"

@@ -1,20 +1,28 @@
 """upload.py against a real Orthanc, against one that drops connections, and against a stand-in for the plugin."""
 
+import contextlib
 import csv
+import gzip
 import json
 import os
+import pty
+import re
+import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 import requests
 
@@ -138,6 +146,213 @@ def test_a_zip_is_sent_member_by_member(server: str, tmp_path: Path, capsys: pyt
     printed = capsys.readouterr().out
     assert f"refused: {tmp_path}/damaged.zip/folder/good.dcm: cannot be unpacked: " in printed
     assert f"refused: {tmp_path}/half.zip: cannot be unpacked: File is not a zip file\n" in printed
+
+
+def tarred(files: dict[str, bytes], mode: str = "w") -> bytes:
+    packed = BytesIO()
+    with tarfile.open(fileobj=packed, mode=mode) as archive:  # type: ignore[call-overload]
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, BytesIO(data))
+    return packed.getvalue()
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    packed = BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return packed.getvalue()
+
+
+def test_tars_of_all_kinds_and_archives_in_archives(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, mode in enumerate(("w", "w:gz", "w:bz2", "w:xz")):
+        (tmp_path / f"{number}.tar").write_bytes(tarred({"read.me": b"text", "a/b.dcm": image(400 + number)}, mode))
+    (tmp_path / "other.gz").write_bytes(gzip.compress(b"something else"))
+    inside = tarred({"one.zip": zipped({"two.dcm": image(410)}), "large.dcm": image(411) + bytes(upload.IN_MEMORY)})
+    (tmp_path / "outer.zip").write_bytes(zipped({"inside.tar": inside}))
+    assert upload.main(["--url", server, str(tmp_path)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert sorted(printed[:-1]) == [
+        *(f"not DICOM: {tmp_path}/{number}.tar/read.me" for number in range(4)),
+        f"not DICOM: {tmp_path}/other.gz",
+    ]
+    assert printed[-1] == "11 files: 6 new, 0 already there, 0 refused, 5 not DICOM"
+
+
+def test_bombs_are_bounded(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusal(name: str, data: bytes) -> str:
+        (tmp_path / name).write_bytes(data)
+        assert upload.main(["--url", server, str(tmp_path / name)]) == 1
+        (line, *_) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("refused"))
+        return line
+
+    nested = image(420)
+    for _ in range(5):
+        nested = zipped({"a": nested})
+    assert refusal("deep.zip", nested) == (
+        f"refused: {tmp_path}/deep.zip/a/a/a: cannot be unpacked: it is inside of too many others"
+    )
+    monkeypatch.setattr(upload, "LARGEST_MEMBER", 1 << 20)
+    monkeypatch.setattr(upload, "RATIO", 2)
+    wide = zipped({f"{number}.zip": zipped({"zeros": bytes(600_000)}) for number in range(3)})
+    assert "cannot be unpacked: it unpacks to more than 2 times its size" in refusal("wide.zip", wide)
+    assert "it unpacks to more than 2 times its size" in refusal("long.tgz", tarred({"a": bytes(3 << 20)}, "w:gz"))
+    names = tarfile.TarInfo("a")
+    names.pax_headers = {"comment": "a" * 2_000_000}
+    packed = BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo("first"))
+        archive.addfile(names)
+    assert "one of its headers is too large" in refusal("names.tgz", packed.getvalue())
+
+
+@pytest.mark.parametrize(
+    "data, said",
+    [
+        (image(430), "1 file: 1 new"),
+        (zipped({"a": image(431), "b": image(432)}), "2 files: 2 new"),
+        (tarred({"a": image(433), "b": image(434)}, "w:gz"), "2 files: 2 new"),
+        (b"words", "not DICOM: standard input"),
+        (b"", "not DICOM: standard input"),
+    ],
+    ids=["a file", "a ZIP", "a tar", "words", "nothing"],
+)
+def test_standard_input(server: str, data: bytes, said: str) -> None:
+    assert run_with_input(data, "-", "--url", server).startswith(said)
+
+
+def run_with_input(data: bytes, *options: str) -> str:
+    command = [sys.executable, str(ROOT / "upload.py"), *options]
+    return subprocess.run(command, input=data, capture_output=True, check=True).stdout.decode()
+
+
+def test_paths_from_a_list(server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [tmp_path / name for name in ("one.dcm", "with space.dcm")]
+    for number, path in enumerate(paths):
+        path.write_bytes(image(440 + number))
+    (tmp_path / "list").write_text(f"{paths[0]}\n{paths[1]}\n{tmp_path}/gone.dcm\n")
+    assert upload.main(["--url", server, "--files-from", str(tmp_path / "list")]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        f"refused: {tmp_path}/gone.dcm: is not there",
+        "3 files: 2 new, 0 already there, 1 refused, 0 not DICOM",
+    ]
+    listed = b"".join(bytes(path) + b"\0" for path in paths)
+    printed = run_with_input(listed, "--files-from", "-", "--url", server)
+    assert printed == "2 files: 0 new, 2 already there, 0 refused, 0 not DICOM\n"
+
+
+def dicomdir(*names: list[str]) -> bytes:
+    records = []
+    for name in names:
+        record = pydicom.Dataset()
+        record.DirectoryRecordType, record.ReferencedFileID = "IMAGE", name
+        records.append(record)
+    ds = radiograph(1, rows=32, columns=32, SOPClassUID="1.2.840.10008.1.3.10")
+    ds.DirectoryRecordSequence = records
+    return to_bytes(ds)
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
+def test_a_dicomdir_stands_for_what_it_names(server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "disc" / "images").mkdir(parents=True)
+    (tmp_path / "disc" / "images" / "im1").write_bytes(image(450))
+    (tmp_path / "disc" / "IM2").write_bytes(image(451))
+    (tmp_path / "disc" / "unnamed").write_bytes(image(452))
+    index = tmp_path / "disc" / "DICOMDIR"
+    index.write_bytes(dicomdir(["IMAGES", "IM1"], ["IM2"], ["IM3"]))
+    assert upload.main(["--url", server, str(index)]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        f"refused: {tmp_path}/disc/IM3: cannot be read: No such file or directory",
+        "4 files: 2 new, 0 already there, 1 refused, 0 not DICOM, 1 DICOMDIR",
+    ]
+    assert upload.main(["--url", server, str(index.parent)]) == 0
+    assert capsys.readouterr().out == "4 files: 1 new, 2 already there, 0 refused, 0 not DICOM, 1 DICOMDIR\n"
+
+    index.write_bytes(dicomdir(["..", "secret"]))
+    assert upload.main(["--url", server, str(index)]) == 1
+    assert "this DICOMDIR cannot be read: it names " in capsys.readouterr().out
+
+
+def test_a_dry_run_sends_nothing_and_knows_what_is_there(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "there").write_bytes(image(460))
+    assert upload.main(["--url", server, str(tmp_path)]) == 0
+    (tmp_path / "absent").write_bytes(image(461))
+    capsys.readouterr()
+    for _ in range(2):
+        assert upload.main(["--url", server, str(tmp_path), "--dry-run", "--results", str(tmp_path / "out")]) == 0
+        assert capsys.readouterr().out == (
+            "Nothing was sent. Of 2 files: 1 new, 1 already there, 0 refused, 0 not DICOM\n"
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_summary_for_programs(server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.dcm").write_bytes(image(470))
+    (tmp_path / "b.txt").write_text("words")
+
+    def summary() -> dict[str, Any]:
+        upload.main(["--url", server, str(tmp_path), "--json"])
+        printed = capsys.readouterr()
+        assert f"not DICOM: {tmp_path}/b.txt\n" in printed.err
+        return dict(json.loads(printed.out))
+
+    first, second = summary(), summary()
+    assert first.pop("seconds") > 0
+    assert first == {
+        "url": server,
+        "dry_run": False,
+        "bytes": len(image(470)),
+        "files": 2,
+        "new": 1,
+        "already_there": 0,
+        "replaced": 0,
+        "other_content": 0,
+        "refused": 0,
+        "not_dicom": 1,
+        "dicomdir": 0,
+        "problems": [{"name": f"{tmp_path}/b.txt", "status": "not DICOM", "reason": ""}],
+        "results": dict.fromkeys(("done", "failed", "pending", "skipped", "not_a_radiograph"), 0),
+    }
+    assert (second["already_there"], second["bytes"]) == (1, 0)  # what is there is not sent again
+    for field in first:
+        assert field in upload.EPILOG
+
+    assert upload.main(["--url", "http://127.0.0.1:9", str(tmp_path), "--json"]) == 2
+    assert json.loads(capsys.readouterr().out) == {
+        "url": "http://127.0.0.1:9",
+        "error": "no answer from http://127.0.0.1:9: Connection refused",
+    }
+
+
+@pytest.mark.parametrize("overwrite, status", [(False, "other content"), (True, "replaced")])
+def test_files_that_share_their_identifiers_are_told_apart_by_content(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], overwrite: bool, status: str
+) -> None:
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    paths = [scans / name for name in ("a", "b", "c")]
+    for path, content in zip(paths, (image(480), image(480)[:-1] + b"\7", image(480)), strict=True):
+        path.write_bytes(content)
+    with orthanc(tmp_path, OverwriteInstances=overwrite) as url:
+        assert upload.main(["--url", url, str(paths[0]), str(paths[1])]) == 0
+        assert capsys.readouterr().out.splitlines() == [
+            f"{status}: {paths[1]}: another file has the same identifiers: {paths[0]}",
+            f"2 files: 1 new, 0 already there, 1 {status}, 0 refused, 0 not DICOM",
+        ]
+        assert upload.main(["--url", url, str(paths[2])]) == 0  # what the first said, again
+        printed = capsys.readouterr().out.splitlines()
+        if overwrite:
+            assert printed[0] == f"replaced: {paths[2]}: another file has the same identifiers"
+        else:
+            assert printed == ["1 file: 0 new, 1 already there, 0 refused, 0 not DICOM"]
 
 
 def test_the_account(tmp_path: Path) -> None:
@@ -286,7 +501,7 @@ def test_a_file_that_never_gets_through_is_refused_and_the_others_are_not(
     server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.dcm").write_bytes(image(200))
-    with flaky(server, lambda n: "before" if 1 <= n <= upload.TRIES else "") as (url, _):
+    with flaky(server, lambda n: "before" if 2 <= n <= upload.TRIES + 1 else "") as (url, _):
         assert upload.main(["--url", url, str(tmp_path)]) == 1
     assert f"refused: {tmp_path}/a.dcm: no answer to it after 6 tries: " in capsys.readouterr().out
 
@@ -315,14 +530,15 @@ class Plugin(BaseHTTPRequestHandler):
         elif parts[-1] == "chest-xray":
             left = self.answers[parts[1]]
             self.reply(left.pop(0) if len(left) > 1 else left[0])
-        elif parts[-1] == "series":
-            self.reply({"MainDicomTags": {"Modality": "CT" if parts[1] == "ct" else "DX"}})
-        else:
-            self.reply({"MainDicomTags": {"SOPInstanceUID": "1.2.9"}})
 
     def do_POST(self) -> None:
-        file = self.rfile.read(int(self.headers["Content-Length"]))
-        self.reply({"Status": "Success", "ID": file[132:].decode()})
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        known = (
+            {"Status": "Success", "ID": str(pydicom.dcmread(BytesIO(body)).PatientID)}
+            if self.path == "/instances"
+            else []
+        )
+        self.reply(known)
 
     def reply(self, value: object) -> None:
         body = json.dumps(value, indent=3, ensure_ascii=False).encode()
@@ -333,9 +549,11 @@ class Plugin(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def plugin(answers: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
-    handler = type("Handler", (Plugin,), {"answers": answers})
+def plugin(answers: dict[str, list[dict[str, Any]]], base: type[Plugin] = Plugin) -> Iterator[str]:
+    handler = type("Handler", (base,), {"answers": answers})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as listening:
+        listening.daemon_threads = True
+        listening.block_on_close = False
         threading.Thread(target=listening.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{listening.server_port}"
         listening.shutdown()
@@ -357,9 +575,11 @@ PENDING = {"state": "pending", "instance": "a", "reason": "It is waiting"}
 
 
 def scans(folder: Path, *instances: str) -> list[str]:
-    """Files that `Plugin` takes for DICOM, in this order."""
+    """Files of images to which `Plugin` gives these ids."""
     for instance in instances:
-        (folder / f"{instance}.dcm").write_bytes(bytes(128) + b"DICM" + instance.encode())
+        modality = "CT" if instance == "ct" else "DX"
+        data = image(1, patient_id=instance, SOPInstanceUID="1.2.9", Modality=modality)
+        (folder / f"{instance}.dcm").write_bytes(data)
     return [str(folder / f"{instance}.dcm") for instance in instances]
 
 
@@ -464,6 +684,56 @@ def test_results_need_the_plugin(server: str, tmp_path: Path, capsys: pytest.Cap
     assert "has no chest X-ray plugin (HTTP 404)" in capsys.readouterr().err
 
 
+def test_ctrl_c_ends_it_at_once_even_while_orthanc_does_not_answer(tmp_path: Path) -> None:
+    (tmp_path / "a.dcm").write_bytes(image(490))
+    stalled = threading.Event()
+
+    class Stalling(Plugin):
+        def do_POST(self) -> None:
+            if self.path == "/instances":
+                stalled.set()
+                time.sleep(20)
+            super().do_POST()
+
+    with plugin({}, Stalling) as url:
+        command = [sys.executable, str(ROOT / "upload.py"), str(tmp_path), "--url", url]
+        running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert stalled.wait(20)
+        began = time.monotonic()
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=10)
+    assert running.returncode == 130
+    assert said == "upload.py: stopped; run it again: what Orthanc has is not sent again\n"
+    assert time.monotonic() - began < 5
+
+
+def on_a_terminal(*command: str, **environment: str) -> str:
+    """What a program prints to a terminal."""
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(command, stdout=follower, env={**os.environ, "TERM": "xterm-256color", **environment})
+    os.close(follower)
+    printed = b""
+    with contextlib.suppress(OSError):  # Linux's word for its end
+        while data := os.read(leader, 65536):
+            printed += data
+    os.close(leader)
+    assert process.wait(20) == 0
+    return printed.decode()
+
+
+def test_colours_and_a_bar_on_a_terminal_and_no_colours_where_nobody_wants_them(server: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("words")
+    for seed in range(20):
+        (tmp_path / f"{seed}.dcm").write_bytes(image(500 + seed))
+    command = [sys.executable, str(ROOT / "upload.py"), str(tmp_path), "--url", server]
+    printed = on_a_terminal(*command)
+    assert "\x1b[2mnot DICOM: " in printed
+    assert "21/21" in printed
+    assert "/s" in printed
+    plain = on_a_terminal(*command, NO_COLOR="1")
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]", plain)
+
+
 def test_only_a_few_items_are_under_way_and_the_order_is_kept() -> None:
     taken: list[int] = []
 
@@ -488,7 +758,7 @@ def test_without_its_libraries_it_says_what_to_install(tmp_path: Path) -> None:
     command = [sys.executable, "-S", str(script), "--help"]
     alone = subprocess.run(command, text=True, capture_output=True, check=False)
     assert alone.returncode == 2
-    assert alone.stderr == "upload.py needs requests: run `make`, or `pip install requests rich`\n"
+    assert alone.stderr == "upload.py needs pydicom: run `make`, or `pip install pydicom requests rich`\n"
 
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     interpreter = tmp_path / ".venv" / "bin" / "python"
