@@ -8,6 +8,8 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 -o Acquire::Retries=5
 
 SYSTEM := orthanc orthanc-python orthanc-dicomweb orthanc-gdcm python3-venv
+# For a decoder that has no wheel for Python 3.14.
+SYSTEM += $(shell $(PYTHON) -c 'import sys; print("g++ python3-dev" if sys.version_info >= (3, 14) else "")' 2>/dev/null)
 SYSTEM_TEST := chromium chromium-driver dcmtk dicom3tools default-jre-headless libpixelmed-java
 SYSTEM_IMAGE := buildah ca-certificates mmdebstrap podman runc
 
@@ -49,9 +51,7 @@ test-image: $(BIN)/.installed-test system-test system-image ## Build the image o
 	$(BIN)/python -m tests.image.check
 	PACS_IMAGE=localhost/orthanc-chest-xray $(BIN)/python -m pytest tests/test_end_to_end.py
 
-# The base image has Python 3.14. PyPI's torch needs CUDA, PyTorch's own page has one that does not. highdicom declares
-# decoders that it does not import, and that have no wheel for Python 3.14.
-TORCH_LINKS ?= https://download.pytorch.org/whl/cpu/torch/
+# The base image has Python 3.14. highdicom declares a decoder that it does not import, and that has no wheel for it.
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --no-python-downloads --generate-hashes --no-annotate \
 	--custom-compile-command "make lock" --python-platform x86_64-manylinux_2_28 --no-emit-package pyjpegls
 lock: $(BIN)/.installed-test ## Pin, by hash, what the image installs; after a change of pyproject.toml
@@ -77,12 +77,18 @@ system-image: ## Install what building and running the image needs besides
 clean: ## Remove everything that was made here
 	rm -rf .venv build samples .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 
+# PyPI's torch comes with gigabytes of CUDA; PyTorch's own page has one without. Whoever has told pip of a place for such
+# files has chosen already.
+PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --retries 5 \
+	$$($(BIN)/pip config list | grep -q find-links || echo --find-links $(TORCH_LINKS))
+TORCH_LINKS ?= https://download.pytorch.org/whl/cpu/torch/
+
 # A virtual environment of our own; python3-venv may be missing on a bare Debian.
 $(BIN)/.installed: pyproject.toml
 	@$(PYTHON) -m venv .venv 2>/dev/null || { $(MAKE) --no-print-directory system && $(PYTHON) -m venv .venv; }
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[prepare,tools]'
+	@$(PIP_INSTALL) --editable '.[prepare,tools]'
 	@touch $@
 
 $(BIN)/.installed-test: $(BIN)/.installed
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[prepare,tools,test]'
+	@$(PIP_INSTALL) --editable '.[prepare,tools,test]'
 	@touch $@

@@ -19,7 +19,7 @@ The data's way, one direction, and the order in which to read the modules:
 
 `archive` is everything that is said to Orthanc over HTTP, `settings` what an operator chooses, and `weights` turns
 TorchXRayVision's checkpoint into the model that `classifier` runs (`stand_in` makes a random one in its place);
-`verify` and `backfill` are commands for operators.
+`verify` and `backfill` are commands for operators, `reference` makes their page docs/configuration.md.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
