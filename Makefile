@@ -5,14 +5,17 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
-APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120
+APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 -o Acquire::Retries=5
 
 SYSTEM := orthanc orthanc-python orthanc-dicomweb orthanc-gdcm python3-venv
+# For a decoder that has no wheel for Python 3.14.
+SYSTEM += $(shell $(PYTHON) -c 'import sys; print("g++ python3-dev" if sys.version_info >= (3, 14) else "")' 2>/dev/null)
 SYSTEM_TEST := chromium chromium-driver dcmtk dicom3tools default-jre-headless libpixelmed-java
+SYSTEM_IMAGE := buildah ca-certificates mmdebstrap podman runc
 
 export HTTP_PORT DICOM_PORT STORAGE WEIGHTS WEIGHTS_SHA256 DICOM RESULTS ONCE
 
-.PHONY: help demo serve samples stand-in test lint verify audit bench system system-test clean
+.PHONY: help demo serve samples stand-in test lint verify audit bench lock test-image system system-test system-image clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -30,18 +33,36 @@ stand-in: $(BIN)/.installed ## Write stand-in weights as a checkpoint to CHECKPO
 	@test -n "$(CHECKPOINT)" || { echo "Say where to: make stand-in CHECKPOINT=path" >&2; exit 2; }
 	@$(BIN)/python -m plugin.weights stand-in "$(CHECKPOINT)"
 
-test: $(BIN)/.installed system system-test ## Run all tests, those against a real Orthanc included
+test: $(BIN)/.installed-test system system-test ## Run all tests, those against a real Orthanc included
 	$(BIN)/python -m pytest
 
-lint: $(BIN)/.installed ## Check style and types
+lint: $(BIN)/.installed-test ## Check style, types, the Dockerfile, compose.yaml and the workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml compose.gpu.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yaml
+	$(BIN)/zizmor --offline --quiet .github
+
+test-image: $(BIN)/.installed-test system-test system-image ## Build the image on a stand-in base, run it, test it whole
+	$(BIN)/python -m tests.image.build
+	$(BIN)/python -m tests.image.check
+	PACS_IMAGE=localhost/orthanc-chest-xray $(BIN)/python -m pytest tests/test_end_to_end.py
+
+# The base image has Python 3.14. highdicom declares a decoder that it does not import, and that has no wheel for it.
+LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --no-python-downloads --generate-hashes --no-annotate \
+	--custom-compile-command "make lock" --python-platform x86_64-manylinux_2_28 --no-emit-package pyjpegls
+lock: $(BIN)/.installed-test ## Pin, by hash, what the image installs; after a change of pyproject.toml
+	$(LOCK) --python-version 3.14 --extra tools --output-file docker/requirements-cpu.txt
+	$(LOCK) --python-version 3.14 --extra tools --extra gpu --output-file docker/requirements-gpu.txt
+	$(LOCK) --python-version 3.11 --extra prepare --find-links $(TORCH_LINKS) --output-file docker/requirements-prepare.txt
 
 verify: $(BIN)/.installed ## Compare this installation with the scores that TorchXRayVision publishes (needs the Internet once)
 	@$(BIN)/python -m plugin.verify
 
-audit: $(BIN)/.installed ## Ask for known vulnerabilities in the installed packages (needs the Package Index itself, not a mirror)
+audit: $(BIN)/.installed-test ## Ask for known vulnerabilities in the installed packages (needs the Package Index itself, not a mirror)
 	@$(BIN)/pip-audit --progress-spinner off --skip-editable
 
 bench: $(BIN)/.installed system ## Measure, against TorchXRayVision's own way in the same run
@@ -53,11 +74,24 @@ system: ## Install Orthanc and its plugins (Debian, Ubuntu)
 system-test: ## Install what the tests need besides
 	@dpkg -s $(SYSTEM_TEST) >/dev/null 2>&1 || { $(SUDO) $(APT) update -q && $(SUDO) $(APT) install -q -y --no-install-recommends $(SYSTEM_TEST); }
 
+system-image: ## Install what building and running the image needs besides
+	@dpkg -s $(SYSTEM_IMAGE) >/dev/null 2>&1 || { $(SUDO) $(APT) update -q && $(SUDO) $(APT) install -q -y --no-install-recommends $(SYSTEM_IMAGE); }
+
 clean: ## Remove everything that was made here
 	rm -rf .venv build samples .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+
+# PyPI's torch comes with gigabytes of CUDA; PyTorch's own page has one without. Whoever has told pip of a place for such
+# files has chosen already.
+PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --retries 5 \
+	$$($(BIN)/pip config list | grep -q find-links || echo --find-links $(TORCH_LINKS))
+TORCH_LINKS ?= https://download.pytorch.org/whl/cpu/torch/
 
 # A virtual environment of our own; python3-venv may be missing on a bare Debian.
 $(BIN)/.installed: pyproject.toml
 	@$(PYTHON) -m venv .venv 2>/dev/null || { $(MAKE) --no-print-directory system && $(PYTHON) -m venv .venv; }
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[analysis,prepare,tools,test]'
+	@$(PIP_INSTALL) --editable '.[prepare,tools]'
+	@touch $@
+
+$(BIN)/.installed-test: $(BIN)/.installed
+	@$(PIP_INSTALL) --editable '.[analysis,prepare,tools,test]'
 	@touch $@

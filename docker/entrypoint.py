@@ -4,36 +4,66 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 BASE = "/docker-entrypoint.sh"
 USERS = "ORTHANC__REGISTERED_USERS"
+KEPT = Path("/var/lib/orthanc/db/password")
+"""A password that was made up: in the volume, so that it lasts."""
 
 
-def accounts(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variable that declares the account to the base image; empty without a password, which other ways may give.
+def password(environ: Mapping[str, str]) -> str:
+    """From CHEST_XRAY_PASSWORD, or from the file that CHEST_XRAY_PASSWORD_FILE names; empty if neither says one.
 
-    The password stands in CHEST_XRAY_PASSWORD, or in the file that CHEST_XRAY_PASSWORD_FILE names.
+    :raises OSError: if that file cannot be read.
     """
+    if given := environ.get("CHEST_XRAY_PASSWORD"):
+        return given
     file = environ.get("CHEST_XRAY_PASSWORD_FILE")
-    password = Path(file).read_text().rstrip("\r\n") if file else environ.get("CHEST_XRAY_PASSWORD")
-    if not password:
+    return Path(file).read_text().rstrip("\r\n") if file else ""
+
+
+def others(environ: Mapping[str, str], declared: Path = Path("/run/secrets")) -> bool:
+    """Whether an account may come by one of the base image's own ways."""
+    names = ("ORTHANC_PASSWORD", USERS, f"{USERS}_SECRET", "ORTHANC_JSON")
+    return any(environ.get(name) for name in names) or any(declared.glob("*.json"))
+
+
+def made_up(kept: Path = KEPT) -> str:
+    """The password that is kept, made now if there is none.
+
+    :raises OSError: if it cannot be kept.
+    """
+    if not kept.exists():
+        kept.write_text(secrets.token_urlsafe(12) + "\n")
+        print(f"No password was set: one was made up, which stands in {kept}.", file=sys.stderr)  # noqa: T201
+    return kept.read_text().strip()
+
+
+def account(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variable that declares the account to the base image; none if other ways may give one.
+
+    :raises OSError: if a password cannot be read or kept.
+    """
+    secret = password(environ) or ("" if others(environ) else made_up())
+    if not secret:
         return {}
-    others = json.loads(environ.get(USERS) or "{}")
-    return {USERS: json.dumps({**others, environ.get("CHEST_XRAY_USER") or "chest-xray": password})}
+    users = json.loads(environ.get(USERS) or "{}")
+    return {USERS: json.dumps({**users, environ.get("CHEST_XRAY_USER") or "chest-xray": secret})}
 
 
 def main() -> None:
     """Become Orthanc."""
+    os.umask(0o077)  # the base image writes the whole configuration, passwords included, to a file
     try:
-        declared = accounts(os.environ)
+        declared = account(os.environ)
     except OSError as problem:
-        sys.exit(f"CHEST_XRAY_PASSWORD_FILE: {problem.filename} cannot be read: {problem.strerror}")
+        sys.exit(f"The password: {problem.filename} cannot be used: {problem.strerror}")
     # The password is Orthanc's affair: it shall not reach the processes that open other people's files.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CHEST_XRAY_PASSWORD")}
-    os.umask(0o077)  # the base image writes the whole configuration, passwords included, to a file
     os.execve(BASE, [BASE, *sys.argv[1:]], {**kept, **declared})  # noqa: S606 - fixed program, no shell
 
 

@@ -21,7 +21,8 @@ The data's way, one direction, and the order in which to read the modules:
 
 `archive` is everything that is said to Orthanc over HTTP, `settings` what an operator chooses, and `weights` turns
 TorchXRayVision's checkpoint into the model that `classifier` runs (`stand_in` makes a random one in its place);
-`verify` and `backfill` are commands for operators, `results` one for researchers.
+`verify` and `backfill` are commands for operators, `results` one for researchers; `reference` makes the page
+docs/configuration.md.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

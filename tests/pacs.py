@@ -1,4 +1,7 @@
-"""A real Orthanc with the plugin, for tests and benchmarks, started as `make serve` does, in a folder of its own."""
+"""A real Orthanc with the plugin, for tests and benchmarks, started as `make serve` does, in a folder of its own.
+
+Where PACS_IMAGE names an image, that is what is run instead; see `tests.image.container`.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,10 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from demo.serve import ROOT, Account, environ_for_orthanc, orthanc_command
+from tests.image import container
 
 T = TypeVar("T")
+IMAGE = os.environ.get("PACS_IMAGE")
 FINAL = ("done", "skipped", "failed")
 
 
@@ -37,7 +42,7 @@ class Pacs:
         self.http_port, self.dicom_port = free_port(), free_port()
         self.user, self.password = "tester", secrets.token_urlsafe()
         self.url = f"http://127.0.0.1:{self.http_port}"
-        self._environ = os.environ | {
+        self._environ = {
             "HTTP_PORT": str(self.http_port),
             "DICOM_PORT": str(self.dicom_port),
             "STORAGE": str(folder / "storage"),
@@ -62,15 +67,19 @@ class Pacs:
         """Start it and wait until it answers; the classification may need longer (`wait_until_ready`)."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "log").open("ab") as log:
-            command, environ = [sys.executable, "-m", "demo.serve"], self._environ
+            environ = os.environ | self._environ
             if self._options:
-                command, environ = self._command_with_options(), environ_for_orthanc(self._environ)
-            self.process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log)
+                environ = environ_for_orthanc(environ)
+            self.process = subprocess.Popen(self._command(), cwd=ROOT, env=environ, stdout=log, stderr=log)
         wait_for(self._answers, 30, self.log)
 
-    def _command_with_options(self) -> list[str]:
-        """What `demo.serve` would run, with the options in the file."""
-        command = orthanc_command(self._environ, Account(self.user, self.password))
+    def _command(self) -> list[str]:
+        """`demo.serve`; with options, what it would run, with them in the file."""
+        if IMAGE:
+            return container.command(IMAGE, self._environ, self._options)
+        if not self._options:
+            return [sys.executable, "-m", "demo.serve"]
+        command = orthanc_command(os.environ | self._environ, Account(self.user, self.password))
         file = Path(command[-1])
         settings = json.loads(file.read_text())
         for key, value in self._options.items():
@@ -89,14 +98,17 @@ class Pacs:
     def kill(self) -> None:
         """End it as a power cut does; its processes must go with it."""
         family = self.family()
-        self.process.kill()
+        self._orthanc().kill()
         self.process.wait()
         _, left = psutil.wait_procs(family, timeout=10)
         assert not left, left
 
     def family(self) -> list[psutil.Process]:
         """The processes that Orthanc started: the dispatcher, the workers, and what they need."""
-        return psutil.Process(self.process.pid).children(recursive=True)
+        return self._orthanc().children(recursive=True)
+
+    def _orthanc(self) -> psutil.Process:
+        return psutil.Process(container.main_process(self._environ) if IMAGE else self.process.pid)
 
     def log(self) -> str:
         """What Orthanc and its processes wrote so far."""

@@ -1,0 +1,105 @@
+"""docs/configuration.md, made from the settings' definition: `python -m plugin.reference > docs/configuration.md`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import Field, fields
+from typing import Any
+
+from plugin.settings import SECTION, Settings
+
+PAGE = """\
+# Configuration
+
+<!-- Made from plugin/settings.py by `python -m plugin.reference`; a test compares the two. -->
+
+The plugin reads the section `{section}` of Orthanc's configuration, `orthanc.json`:
+
+```json
+{{
+  "{section}": {{ "Weights": "densenet121-res224-all", "Workers": 4 }}
+}}
+```
+
+It is checked when Orthanc starts: an unknown key or a bad value stops Orthanc with the key, the value and what is
+allowed. A variable of the environment overrides the file. The names that begin with `ORTHANC__` are the image's alone.
+
+| key | what it does | allowed | default | variables |
+|---|---|---|---|---|
+{rows}
+
+## The account, ports and folders
+
+`make serve`, `make demo` and the service take these variables, the service from `/etc/default/orthanc-chest-xray`;
+`compose.yaml` takes those whose column says so, from the environment or from a file `.env` beside it.
+
+| variable | default | compose.yaml | |
+|---|---|---|---|
+| `CHEST_XRAY_USER` | `chest-xray` | yes | the account's name |
+| `CHEST_XRAY_PASSWORD` | made up at the first start | yes | its password |
+| `CHEST_XRAY_PASSWORD_FILE` | | yes | a file with the password, which user 999 of the image may read |
+| `HTTP_PORT` | `8042` | yes | pages and REST |
+| `DICOM_PORT` | `4242` | yes | C-STORE and the rest of DICOM |
+| `ADDRESS` | `127.0.0.1` | yes | where the image's ports are reached from; `make serve` listens on the loopback alone |
+| `MEMORY`, `CPUS` | `8g`, all | yes | limits of the container |
+| `STORAGE` | `~/.local/share/orthanc-chest-xray` | a volume | Orthanc's index and files |
+
+## Orthanc's own settings that matter here
+
+Everything else in `orthanc.json` is [Orthanc's](https://orthanc.uclouvain.be/book/users/configuration.html). These
+touch the plugin:
+
+| key | |
+|---|---|
+| `PythonScript` | the path of `plugin/main.py` |
+| `UserMetadata` | names the plugin's mark: `"chest-xray": 4750`; without it, the mark has a number alone |
+| `HttpServerEnabled` | must be true: the worker processes reach Orthanc over HTTP on its own machine |
+| `SslEnabled`, `SslCertificate` | are followed: the workers then check that certificate |
+| `AuthenticationEnabled`, `RegisteredUsers` | hold for the plugin's routes too; the workers have a token of their own |
+| `OverwriteInstances`, `MaximumStorageSize`, `MaximumPatientCount` | any value; what Orthanc deletes is forgotten |
+| `DicomAlwaysAllowStore`, `DicomModalities`, `DicomCheckModalityHost` | who may send over DICOM |
+"""
+
+
+def page() -> str:
+    """The whole page, as Markdown."""
+    return PAGE.format(section=SECTION, rows="\n".join(row(one) for one in fields(Settings)))
+
+
+def row(setting: Field[Any]) -> str:
+    """One setting's line in the table."""
+    default = json.dumps(list(setting.default) if isinstance(setting.default, tuple) else setting.default)
+    variables = filter(None, (setting.metadata["variable"], image_variable(setting.name)))
+    cells = (
+        f"`{setting.name}`",
+        setting.metadata["about"],
+        allowed(setting),
+        f"`{default}`",
+        ", ".join(f"`{variable}`" for variable in variables),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def allowed(setting: Field[Any]) -> str:
+    """What the setting's check says of a value that can be no setting."""
+    try:
+        setting.metadata["check"](object())
+    except ValueError as sentence:
+        return str(sentence)
+    raise AssertionError(f"{setting.name} takes anything")
+
+
+def image_variable(key: str) -> str:
+    """The base image's own variable for a key: `TimeLimit` -> `ORTHANC__CHEST_X_RAY__TIME_LIMIT`."""
+    return "__".join(["ORTHANC", *("_".join(words(name)).upper() for name in (SECTION, key))])
+
+
+def words(name: str) -> Iterator[str]:
+    """The words of a name in CamelCase."""
+    return (found[0] for found in re.finditer(r"[A-Z][a-z0-9]*", name))
+
+
+if __name__ == "__main__":
+    print(page(), end="")  # noqa: T201 - this is the command's result

@@ -1,0 +1,52 @@
+"""What is said about configuring and releasing agrees with the program: the reference, the versions, the locks."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+
+import pytest
+
+from demo.serve import ROOT
+from plugin import __version__, reference
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_the_reference_is_up_to_date() -> None:
+    assert (ROOT / "docs/configuration.md").read_text() == reference.page(), "python -m plugin.reference makes it"
+
+
+def test_every_variable_of_the_reference_is_read_somewhere() -> None:
+    files = ("demo/serve.py", "docker/entrypoint.py", "compose.yaml", "plugin/settings.py")
+    sources = "".join((ROOT / file).read_text() for file in files)
+    for variable in set(re.findall(r"`([A-Z][A-Z0-9_]{3,})`", reference.page())):
+        assert variable.startswith("ORTHANC__") or variable in sources, variable
+
+
+@pytest.mark.parametrize(
+    ("key", "variable"),
+    [("TimeLimit", "ORTHANC__CHEST_X_RAY__TIME_LIMIT"), ("WeightsSha256", "ORTHANC__CHEST_X_RAY__WEIGHTS_SHA256")],
+)
+def test_the_base_images_name_of_a_key(key: str, variable: str) -> None:
+    assert reference.image_variable(key) == variable
+
+
+def test_one_version_everywhere() -> None:
+    newest = re.search(r"^## \[([0-9.]+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest and newest[1] == __version__ == PROJECT["version"]
+    assert f'image.version="{__version__}"' in (ROOT / "Dockerfile").read_text()
+    images = re.findall(r"image: orthanc-chest-xray:([0-9.]+)", (ROOT / "compose.yaml").read_text())
+    images += re.findall(r"image: orthanc-chest-xray:([0-9.]+)-gpu", (ROOT / "compose.gpu.yaml").read_text())
+    assert images == [__version__] * 2
+
+
+@pytest.mark.parametrize(("lock", "extras"), [("cpu", ["tools"]), ("gpu", ["tools", "gpu"]), ("prepare", ["prepare"])])
+def test_the_image_installs_what_the_project_asks_for(lock: str, extras: list[str]) -> None:
+    locked = (ROOT / f"docker/requirements-{lock}.txt").read_text()
+    pins = [*PROJECT["dependencies"], *(pin for name in extras for pin in PROJECT["optional-dependencies"][name])]
+    for pin in pins:
+        assert re.search(rf"^{re.escape(pin)}(\+cpu)? \\$", locked, re.MULTILINE), f"{pin}: make lock"
+    assert len(re.findall(r"^[a-z]", locked, re.MULTILINE)) == len(re.findall(r"\\\n +--hash", locked)) - len(
+        re.findall(r"--hash=\S+ \\$", locked, re.MULTILINE)
+    )
