@@ -62,6 +62,9 @@ def _work(dispatcher: Dispatcher, news: SimpleQueue[dict[str, Any] | None]) -> N
             pause = looked + BREATH - now  # nothing but bells: one look answers many
             continue
         pause, looked = dispatcher.tick(now), now
+        if dispatcher.stuck(now):
+            _say("warning", "The worker processes do not answer; they are started again, and this process with them")
+            return
 
 
 def _drain(news: SimpleQueue[dict[str, Any] | None], pause: float) -> Iterable[dict[str, Any] | None]:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
@@ -30,10 +30,18 @@ class Pacs:
     """One Orthanc on free ports. As a context manager it is started, and ended with all that it started.
 
     :param options: what its orthanc.json says besides; the keys of its sections go among those that are there.
+    :param within: a command that starts another one, to run it in.
     """
 
-    def __init__(self, folder: Path, options: Mapping[str, Any] = MappingProxyType({}), /, **environ: str) -> None:
-        self.folder, self._options = folder, options
+    def __init__(
+        self,
+        folder: Path,
+        options: Mapping[str, Any] = MappingProxyType({}),
+        /,
+        within: Sequence[str] = (),
+        **environ: str,
+    ) -> None:
+        self.folder, self._options, self._within = folder, options, within
         self.http_port, self.dicom_port = free_port(), free_port()
         self.user, self.password = "tester", secrets.token_urlsafe()
         self.url = f"http://127.0.0.1:{self.http_port}"
@@ -63,7 +71,9 @@ class Pacs:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "log").open("ab") as log:
             command = self._command_with_options() if self._options else [sys.executable, "-m", "demo.serve"]
-            self.process = subprocess.Popen(command, cwd=ROOT, env=self._environ, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                [*self._within, *command], cwd=ROOT, env=self._environ, stdout=log, stderr=log
+            )
         wait_for(self._answers, 30, self.log)
 
     def _command_with_options(self) -> list[str]:
@@ -95,6 +105,16 @@ class Pacs:
     def family(self) -> list[psutil.Process]:
         """The processes that Orthanc started: the dispatcher, the workers, and what they need."""
         return psutil.Process(self.process.pid).children(recursive=True)
+
+    def companion(self) -> psutil.Process:
+        """The dispatcher's process."""
+        (process,) = psutil.Process(self.process.pid).children()
+        return process
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes of its pool; multiprocessing's own helper is none of them."""
+        children = self.companion().children()
+        return [one for one in children if "spawn_main" in " ".join(one.cmdline())]
 
     def log(self) -> str:
         """What Orthanc and its processes wrote so far."""
