@@ -42,6 +42,10 @@ class Pool(Protocol):
         """Start one task."""
         ...
 
+    def give_up(self, instance: str, study: str, reason: str) -> Future[Outcome]:
+        """Mark an image as `failed` that cannot be classified."""
+        ...
+
 
 @dataclass(order=True)
 class Task:
@@ -232,6 +236,8 @@ class Dispatcher:
 
     def _finish(self, task: Task, future: Future[Outcome], now: float) -> None:
         outcome = self._outcome(task, future)
+        if not outcome:
+            return
         if outcome.state == "later":
             self._again(task, outcome, now)
             return
@@ -245,27 +251,24 @@ class Dispatcher:
         level = "info" if outcome.state == "done" else "warning"
         self._say(level, f"Instance {task.instance}: {outcome.state}{outcome.reason and f', {outcome.reason}'}")
 
-    def _outcome(self, task: Task, future: Future[Outcome]) -> Outcome:
-        """What the worker said, or, if it died or hung, what is to happen next."""
+    def _outcome(self, task: Task, future: Future[Outcome]) -> Outcome | None:
+        """What the worker said, or, if it died or hung, what is to happen next; None if it is given up just now."""
         try:
             return future.result()
         except BrokenProcessPool as problem:
             return Outcome("later", str(problem), model_unavailable=True)
         except TimeoutError:
             reason = "it took longer than the time limit"
-        except Exception as problem:  # a lost process, no memory, or a fault of ours
+        except MemoryError:
+            reason = "it took more memory than the limit"
+        except Exception as problem:  # a lost process, or a fault of ours
             reason = f"its worker ended ({type(problem).__name__}: {problem})"
         task.crashes += 1
         if task.crashes < self._attempts:
             return Outcome("later", reason)
         reason = f"Given up after {task.crashes} tries: {reason}"
-        try:
-            self._archive.mark(task.instance, marks.mark("failed", task.instance, reason=reason))
-        except Gone:
-            return Outcome("gone")
-        except ArchiveUnavailable as problem:
-            return Outcome("later", str(problem))
-        return Outcome("failed", reason)
+        self._running[self._pool.give_up(task.instance, task.study, reason)] = task
+        return None
 
     def _again(self, task: Task, outcome: Outcome, now: float) -> None:
         if outcome.model_unavailable:  # the pool says when there is one again; that was not this image's try

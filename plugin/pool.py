@@ -54,8 +54,15 @@ class WorkerPool:
 
         `BrokenProcessPool` is no fault of the task's: all processes are started again then, and `problem` says so.
         """
+        return self._give(worker.classify, instance, study)
+
+    def give_up(self, instance: str, study: str, reason: str) -> Future[Outcome]:
+        """Have an image that ended its workers marked as `failed`; the result is `worker.give_up`'s."""
+        return self._give(worker.give_up, instance, study, reason)
+
+    def _give(self, task: Callable[..., Outcome], *arguments: str) -> Future[Outcome]:
         try:
-            future = self._submit(worker.classify, instance, study)
+            future = self._submit(task, *arguments)
         except RuntimeError as broken:  # a process was killed while it had nothing to do, and pebble gave up
             future = Future()
             future.set_exception(BrokenProcessPool(str(broken)))

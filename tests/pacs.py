@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
@@ -113,8 +114,12 @@ class Pacs:
 
     def workers(self) -> list[psutil.Process]:
         """The processes of its pool; multiprocessing's own helper is none of them."""
-        children = self.companion().children()
-        return [one for one in children if "spawn_main" in " ".join(one.cmdline())]
+        found = []
+        for process in self.companion().children():
+            with suppress(psutil.NoSuchProcess):  # killed just now
+                if "spawn_main" in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
 
     def log(self) -> str:
         """What Orthanc and its processes wrote so far."""

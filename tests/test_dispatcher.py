@@ -70,6 +70,7 @@ class FakePool:
         self.trouble = ""
         self.tasks: dict[str, Future[Outcome]] = {}
         self.given: list[str] = []
+        self.given_up: dict[str, str] = {}
 
     def problem(self) -> str:
         return self.trouble
@@ -77,6 +78,12 @@ class FakePool:
     def classify(self, instance: str, study: str) -> Future[Outcome]:
         assert study == f"study of {instance}"
         self.given.append(instance)
+        self.tasks[instance] = Future()
+        return self.tasks[instance]
+
+    def give_up(self, instance: str, study: str, reason: str) -> Future[Outcome]:
+        assert study == f"study of {instance}"
+        self.given_up[instance] = reason
         self.tasks[instance] = Future()
         return self.tasks[instance]
 
@@ -205,8 +212,10 @@ def test_an_image_that_ends_its_worker_is_given_up_and_the_others_go_on(world: W
         world.tick()
         world.tick(100)
     assert world.pool.given.count("poison") == 3
+    assert world.pool.given_up["poison"].startswith("Given up after 3 tries: ")
+    world.finish("poison", Outcome("failed", world.pool.given_up["poison"]))
+    world.tick()
     assert world.archive.marks["poison"]["state"] == "failed"
-    assert world.archive.marks["poison"]["reason"].startswith("Given up after 3 tries: ")
     assert world.counts() == (0, 1, 0, 1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -21,7 +22,7 @@ def images(count: int, first: int = 0, **overrides: Any) -> Iterator[bytes]:
 
 def image(number: int, **overrides: Any) -> Dataset:
     """One of them; `overrides` are `radiograph`'s."""
-    ds = _drawing(tuple(overrides.items()))
+    ds = deepcopy(_drawing(tuple(overrides.items())))
     ds.PatientID = f"FAULTS-{number:06}"
     ds.StudyInstanceUID, ds.SeriesInstanceUID = UID(f"2.25.1{number:09}"), UID(f"2.25.2{number:09}")
     ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = UID(f"2.25.3{number:09}")
