@@ -74,6 +74,9 @@ def _work(dispatcher: Dispatcher, news: SimpleQueue[dict[str, Any] | None]) -> N
                 continue
             looked = now
         pause = dispatcher.tick(now)
+        if dispatcher.stuck(now):
+            _say("warning", "The worker processes do not answer; they are started again, and this process with them")
+            return
 
 
 def _drain(news: SimpleQueue[dict[str, Any] | None], pause: float) -> Iterable[dict[str, Any] | None]:

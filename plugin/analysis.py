@@ -145,6 +145,8 @@ def parse(data: bytes) -> Dataset:
     """:raises NotClassified: if this is not a DICOM file that pydicom can read."""
     try:
         return pydicom.dcmread(BytesIO(data), force=True)
+    except MemoryError:
+        raise  # to be tried in a fresh process
     except Exception as problem:  # whatever a malformed header makes a parser raise
         raise NotClassified("failed", f"The DICOM header cannot be read: {problem}", None) from None
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from urllib3 import BaseHTTPResponse, PoolManager, Retry, Timeout
 from urllib3.exceptions import HTTPError
 
-from plugin.marks import METADATA, MODALITIES, mark_in
+from plugin.marks import MANUFACTURER, METADATA, MODALITIES, mark_in
 from plugin.settings import Connection
 
 TIMEOUT = Timeout(connect=5, read=120)  # seconds; reading: between two bytes of an answer
@@ -201,15 +201,30 @@ class Archive:
         new = answer["Status"] == "Success"
         return Stored(answer["ID"], answer["ParentSeries"], answer["ParentStudy"], new)
 
-    def siblings(self, stored: Stored) -> dict[str, str]:
-        """The other instances of the series that an object was stored in: their SOPInstanceUIDs by their ids."""
+    def reports(self, study: str) -> dict[str, str]:
+        """The SR instances of ours in a study, copies of them included: their SOPInstanceUIDs by their ids."""
         ids = [
-            one for one in self._ask("GET", f"/series/{stored.series}").json()["Instances"] if one != stored.instance
+            instance
+            for series in self._ask("GET", f"/studies/{study}/series").json()
+            if series["MainDicomTags"].get("Modality") == "SR"
+            and series["MainDicomTags"].get("Manufacturer") == MANUFACTURER
+            for instance in series["Instances"]
         ]
         if not ids:
             return {}
         rows = self._ask("POST", "/tools/bulk-content", json={"Resources": ids, "Level": "Instance"}).json()
         return {row["ID"]: row["MainDicomTags"]["SOPInstanceUID"] for row in rows}
+
+    def holds(self, study: str, sop_instance_uid: str) -> bool:
+        """Whether a study has an instance of this SOPInstanceUID."""
+        rows = self._ask("GET", f"/studies/{study}/instances").json()
+        return any(row["MainDicomTags"]["SOPInstanceUID"] == sop_instance_uid for row in rows)
+
+    def identity(self, instance: str) -> tuple[str, str]:
+        """SeriesInstanceUID and SOPInstanceUID. :raises Gone: if it was deleted."""
+        row = self._ask("GET", f"/instances/{instance}").json()
+        series = self._ask("GET", f"/series/{row['ParentSeries']}").json()
+        return series["MainDicomTags"]["SeriesInstanceUID"], row["MainDicomTags"]["SOPInstanceUID"]
 
     def version(self, instance: str) -> str:
         """Another text for each file that is stored under this id. :raises Gone: if it was deleted."""

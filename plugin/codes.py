@@ -13,9 +13,6 @@ from typing import Final
 
 from pydicom.sr.coding import Code
 
-MANUFACTURER: Final = "orthanc-chest-xray"
-"""Manufacturer (0008,0070) of everything that this plugin writes; also how its own objects are recognised."""
-
 PRIVATE_SCHEME: Final = "99CHESTXRAY"
 PRIVATE_SCHEME_NAME: Final = "orthanc-chest-xray private codes"
 PRIVATE_SCHEME_UID: Final = "2.25.87923432667706412563402996417816997839"

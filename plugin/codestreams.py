@@ -64,7 +64,7 @@ def decode(frame: bytes, syntax: UID, bits_allocated: int, threads: int) -> Arra
             case "4.111":
                 # The JPEG image inside is restored bit by bit, so that it decodes as it did before its recompression.
                 return imagecodecs.jpeg8_decode(imagecodecs.jpegxl_decode_jpeg(frame, numthreads=threads))
-    except UnreadablePixels:
+    except (UnreadablePixels, MemoryError):  # what is too large for us is too large for Orthanc's own process
         raise
     except Exception as error:  # whatever the decoders raise
         raise NoDecoder(f"The pixel data cannot be decoded: {first_line(error)}.") from error

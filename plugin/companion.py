@@ -63,7 +63,11 @@ class Companion:
     def _keep_alive(self) -> None:
         pause = 1.0
         while not self._stopping.is_set():
-            said_something = self._live()
+            said_something = False
+            try:
+                said_something = self._live()
+            except Exception as problem:  # Orthanc could not keep or give what it was asked for, on a full disk say
+                self._hear("warning", f"The classifying process is ended: {type(problem).__name__}: {problem}")
             if self._stopping.is_set():
                 return
             pause = 1.0 if said_something else min(2 * pause, LONGEST_PAUSE)

@@ -36,8 +36,9 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.valuerep import DSfloat, format_number_as_ds
 
-from plugin.codes import ABSENT, MANUFACTURER, PRESENT, finding_and_site
+from plugin.codes import ABSENT, PRESENT, finding_and_site
 from plugin.inherited import required_uid
+from plugin.marks import MANUFACTURER
 from plugin.report import DISCLAIMER, OPERATING_POINT, Model, Report
 
 UID_NAMESPACE: Final = uuid.UUID("2b6a0b52-5a94-4a53-a5f5-9a8d4e6a1f0e")
@@ -72,6 +73,12 @@ def on_same_image(uid: str, other: str) -> bool:
     """Whether two UIDs made by `report_uid` are about the same image."""
     numbers = [part.removeprefix("2.25.") for part in (uid, other)]
     return all(map(str.isdecimal, numbers)) and len({int(number) >> 80 for number in numbers}) == 1
+
+
+def is_report_uid(uid: str) -> bool:
+    """Whether `report_uid` may have made it; the UIDs of copies are Orthanc's."""
+    number = uid.removeprefix("2.25.")
+    return uid.startswith("2.25.") and number.isdecimal() and int(number) >> 76 & 0xF == 8
 
 
 def device_uid(model: Model) -> str:

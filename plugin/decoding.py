@@ -76,7 +76,7 @@ def decode(ds: Dataset, threads: int = 1) -> Pixels:
         header = _header(ds)
         stored = _native(ds, header) if header.syntax in NATIVE else _decompressed(ds, header, threads)
         return _pixels(stored, header)
-    except UnreadablePixels:
+    except (UnreadablePixels, MemoryError):
         raise
     except Exception as error:  # pydicom raises whatever it likes at a malformed file
         raise UnreadablePixels(f"The pixel data cannot be decoded: {first_line(error)}.") from error

@@ -13,6 +13,7 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
@@ -24,6 +25,7 @@ from plugin.worker import Outcome
 
 LONGEST_PAUSE = 300.0  # seconds between two tries of something that is not the image's fault
 AHEAD = 2  # tasks given to the pool for each worker, so that none waits for the next
+GRACE = 30.0  # seconds beside its time limit that a task may take: to end a process that hangs, to start another one
 PAGE = 200  # series looked at in one round, when the past is gone through
 
 
@@ -31,6 +33,7 @@ class Pool(Protocol):
     """What does the work; `plugin.pool` in production."""
 
     workers: int
+    time_limit: float
 
     def problem(self) -> str:
         """A sentence if nothing can be classified at present, else ''."""
@@ -38,6 +41,10 @@ class Pool(Protocol):
 
     def classify(self, instance: str, study: str) -> Future[Outcome]:
         """Start one task."""
+        ...
+
+    def give_up(self, instance: str, study: str, reason: str) -> Future[Outcome]:
+        """Mark an image as `failed` that cannot be classified."""
         ...
 
 
@@ -49,6 +56,7 @@ class Task:
     order: int
     instance: str = field(compare=False)
     study: str = field(compare=False)
+    given: float = field(default=0.0, compare=False)
     crashes: int = field(default=0, compare=False)
     pauses: int = field(default=0, compare=False)
 
@@ -111,6 +119,14 @@ class Dispatcher:
         self._start(now)
         self._report()
         return min(pause, max(self._waiting[0][0] - now, 0.05)) if self._waiting else pause
+
+    def stuck(self, now: float) -> bool:
+        """Whether a task is out for longer than any can take: the pool has lost it, and only a new one helps.
+
+        That happens where a process is killed in the very moment in which it takes a task or hands its result over.
+        """
+        longest = AHEAD * (self._pool.time_limit + GRACE)
+        return any(now > task.given + longest for task in self._running.values())
 
     def want(self, instances: Iterable[str]) -> None:
         """Queue those of these instances that are ours and bear no mark."""
@@ -190,11 +206,14 @@ class Dispatcher:
         room = AHEAD * self._pool.workers - len(self._running)
         while self._ready and room > 0 and not self._pool.problem():
             task = heapq.heappop(self._ready)
+            task.given = now
             self._running[self._pool.classify(task.instance, task.study)] = task
             room -= 1
 
     def _finish(self, task: Task, future: Future[Outcome], now: float) -> None:
         outcome = self._outcome(task, future)
+        if not outcome:
+            return
         if outcome.state == "later":
             self._again(task, outcome, now)
             return
@@ -208,25 +227,24 @@ class Dispatcher:
         level = "info" if outcome.state == "done" else "warning"
         self._say(level, f"Instance {task.instance}: {outcome.state}{outcome.reason and f', {outcome.reason}'}")
 
-    def _outcome(self, task: Task, future: Future[Outcome]) -> Outcome:
-        """What the worker said, or, if it died or hung, what is to happen next."""
+    def _outcome(self, task: Task, future: Future[Outcome]) -> Outcome | None:
+        """What the worker said, or, if it died or hung, what is to happen next; None if it is given up just now."""
         try:
             return future.result()
+        except BrokenProcessPool as problem:
+            return Outcome("later", str(problem), model_unavailable=True)
         except TimeoutError:
             reason = "it took longer than the time limit"
-        except Exception as problem:  # a lost process, no memory, or a fault of ours
+        except MemoryError:
+            reason = "it took more memory than the limit"
+        except Exception as problem:  # a lost process, or a fault of ours
             reason = f"its worker ended ({type(problem).__name__}: {problem})"
         task.crashes += 1
         if task.crashes < self._attempts:
             return Outcome("later", reason)
         reason = f"Given up after {task.crashes} tries: {reason}"
-        try:
-            self._archive.mark(task.instance, marks.mark("failed", task.instance, reason=reason))
-        except Gone:
-            return Outcome("gone")
-        except ArchiveUnavailable as problem:
-            return Outcome("later", str(problem))
-        return Outcome("failed", reason)
+        self._running[self._pool.give_up(task.instance, task.study, reason)] = task
+        return None
 
     def _again(self, task: Task, outcome: Outcome, now: float) -> None:
         if outcome.model_unavailable:  # the pool says when there is one again; that was not this image's try

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from plugin.marks import eligible_modality
+from plugin.marks import MANUFACTURER, eligible_modality
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -33,9 +33,6 @@ SOP_CLASSES: Final = frozenset(
     }
 )
 PIXELS: Final = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-
-OURS: Final = "orthanc-chest-xray"
-"""What `plugin/codes.py` calls MANUFACTURER; repeated here because that module needs pydicom."""
 
 # BodyPartExamined's defined terms (PS3.16 Annex L) that leave no doubt, and how they are also written.
 NOT_CHEST: Final = _words_of("""
@@ -108,7 +105,7 @@ def warnings(ds: Dataset) -> tuple[str, ...]:
 
 
 def _not_our_kind(ds: Dataset) -> str | None:
-    if _text(ds, "Manufacturer") == OURS:
+    if _text(ds, "Manufacturer") == MANUFACTURER:
         return "This object was written by this plugin itself."
     modality = _text(ds, "Modality")
     if not eligible_modality(modality):

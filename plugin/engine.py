@@ -15,7 +15,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict
@@ -52,13 +52,15 @@ Request = tuple[Floats, "Future[Prediction]"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Load the model, say "ready" on standard output, or one sentence, and serve until the parent process ends."""
-    model, engine, address = arguments or sys.argv[1:]
+    name, engine, address = arguments or sys.argv[1:]
+    path = Path(name)
+    loaded = _version(path)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for Orthanc, which ends us in its own time
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
         from plugin import torch_engine
 
-        classify = torch_engine.load(Path(model), *ENGINES[engine])
+        classify = torch_engine.load(path, *ENGINES[engine])
         classify(np.zeros((1, 1, SIZE, SIZE), np.float32))  # which loads the rest of torch's libraries
     except ImportError as problem:
         print(f"The engine {engine} needs torch and onnx: install the extra 'prepare' ({problem})")  # noqa: T201
@@ -69,16 +71,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Path(address).unlink(missing_ok=True)  # of a process before us
     with Listener(address, "AF_UNIX", backlog=256) as listener:
         print("ready", flush=True)  # noqa: T201
-        serve(classify, listener)
+        serve(classify, listener, lambda: _version(path) == loaded)
     return 0
 
 
-def serve(classify: Classifier, listener: Listener) -> None:
-    """Answer what comes in, for ever. Each client is told first what the model is."""
+def _version(path: Path) -> tuple[int, int]:
+    """Another one for each file that was put there; see `worker`."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return 0, 0
+    return stat.st_mtime_ns, stat.st_size
+
+
+def serve(classify: Classifier, listener: Listener, current: Callable[[], bool] = lambda: True) -> None:
+    """Answer what comes in, as long as the model is `current`. Each client is told first what the model is.
+
+    A request that comes later stays unanswered, so that the workers say that this process has ended, and why another
+    one cannot start.
+    """
     requests: SimpleQueue[Request] = SimpleQueue()
     threading.Thread(target=_accept, args=(classify, listener, requests), daemon=True).start()
     while True:
-        answer_together(classify, [requests.get()], requests)
+        first = requests.get()
+        if not current():
+            return
+        answer_together(classify, [first], requests)
 
 
 def answer_together(classify: Classifier, batch: list[Request], waiting: SimpleQueue[Request]) -> None:

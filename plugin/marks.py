@@ -12,6 +12,9 @@ from typing import Any
 MODALITIES = ("CR", "DX")
 """Values of Modality whose instances are ours to look at (the SOP class does not decide: see `eligibility`)."""
 
+MANUFACTURER = "orthanc-chest-xray"
+"""Manufacturer (0008,0070) of everything that this plugin writes; also how its own objects are recognised."""
+
 METADATA = 4750
 """The metadata's number; orthanc.json gives it a name under `UserMetadata`."""
 

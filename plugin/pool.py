@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -32,7 +33,7 @@ class WorkerPool:
 
     def __init__(self, connection: Connection, settings: Settings, changed: Callable[[], None]) -> None:
         """Begin to prepare the model; `problem` tells how far that is."""
-        self.workers = settings.workers
+        self.workers, self.time_limit = settings.workers, float(settings.TimeLimit)
         self._connection, self._settings, self._changed = connection, settings, changed
         self._pool: ProcessPool | None = None
         self._engine: subprocess.Popen[str] | None = None
@@ -49,8 +50,22 @@ class WorkerPool:
         return self._problem
 
     def classify(self, instance: str, study: str) -> Future[Outcome]:
-        """Start one task; its result is `worker.classify`'s, or the exception that ended its worker."""
-        future = self._submit(worker.classify, instance, study)
+        """Start one task; its result is `worker.classify`'s, or the exception that ended its worker.
+
+        `BrokenProcessPool` is no fault of the task's: all processes are started again then, and `problem` says so.
+        """
+        return self._give(worker.classify, instance, study)
+
+    def give_up(self, instance: str, study: str, reason: str) -> Future[Outcome]:
+        """Have an image that ended its workers marked as `failed`; the result is `worker.give_up`'s."""
+        return self._give(worker.give_up, instance, study, reason)
+
+    def _give(self, task: Callable[..., Outcome], *arguments: str) -> Future[Outcome]:
+        try:
+            future = self._submit(task, *arguments)
+        except RuntimeError as broken:  # a process was killed while it had nothing to do, and pebble gave up
+            future = Future()
+            future.set_exception(BrokenProcessPool(str(broken)))
         future.add_done_callback(self._notice)
         return future
 
@@ -58,14 +73,18 @@ class WorkerPool:
         """End the workers at once; what they were doing is done again after the next start."""
         self._stopping.set()
         self._doubt.set()
-        if self._pool:
-            self._pool.stop()  # type: ignore[no-untyped-call]
-            self._pool.join(timeout=2)
+        self._end_pool()
         if self._engine:
             self._engine.kill()
             self._engine.wait()
         if self._folder:
             self._folder.cleanup()
+
+    def _end_pool(self) -> None:
+        if self._pool:
+            self._pool.stop()  # type: ignore[no-untyped-call]
+            self._pool.join(timeout=2)
+            self._pool = None
 
     def _submit(self, task: Callable[..., Outcome], *arguments: str) -> Future[Outcome]:
         assert self._pool, "no task is given out before the model is ready"  # noqa: S101
@@ -73,7 +92,11 @@ class WorkerPool:
         return future
 
     def _notice(self, future: Future[Outcome]) -> None:
-        if not future.cancelled() and not future.exception() and future.result().model_unavailable:
+        ended = future.exception()
+        if isinstance(ended, BrokenProcessPool):
+            self._problem = "The worker processes have ended; they are started again"
+            self._doubt.set()
+        elif not ended and future.result().model_unavailable:
             self._problem = future.result().reason
             self._doubt.set()
         self._changed()
@@ -100,6 +123,8 @@ class WorkerPool:
             return f"The model could not be prepared: {lines[-1]}"
         if problem := self._start_engine(model):
             return problem
+        if self._pool and not self._pool.active:
+            self._end_pool()
         if not self._pool:
             # Spawned, since a fork of a process with threads may hang; what Python does by default differs by release.
             self._pool = ProcessPool(

@@ -27,22 +27,34 @@ from pydicom.errors import InvalidDicomError
 from pydicom.sr.codedict import codes
 from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
 
-from plugin.codes import MANUFACTURER, PRIVATE_SCHEME, PRIVATE_SCHEME_NAME, PRIVATE_SCHEME_UID
+from plugin.codes import PRIVATE_SCHEME, PRIVATE_SCHEME_NAME, PRIVATE_SCHEME_UID
 from plugin.content import (
     container,
     derived_uid,
     device_uid,
     encode,
     encoded_content,
+    is_report_uid,
     model_name,
     on_same_image,
     report_uid,
 )
 from plugin.inherited import CannotReport, patient_and_study, repairs, required_uid
+from plugin.marks import MANUFACTURER
 from plugin.report import Model, Report
 from plugin.sr_reader import read
 
-__all__ = ["CannotReport", "Document", "on_same_image", "read", "repairs", "structured_report"]
+__all__ = [
+    "CannotReport",
+    "Document",
+    "is_report_uid",
+    "on_same_image",
+    "read",
+    "repairs",
+    "report_uid",
+    "says_the_same",
+    "structured_report",
+]
 
 FORM: Final = 1
 """Goes into every SOPInstanceUID. Raise it whenever the same report is written differently than before."""
@@ -171,6 +183,15 @@ def _file(ds: Dataset) -> bytes:
     buffer = BytesIO()
     pydicom.dcmwrite(buffer, ds, enforce_file_format=True)
     return buffer.getvalue()
+
+
+def says_the_same(file: bytes, other: bytes) -> bool:
+    """Whether two reports hold the same scores by the same model; False for one that cannot be read as ours."""
+    try:
+        one, two = (read(pydicom.dcmread(BytesIO(each))) for each in (file, other))
+    except Exception:  # whatever another program made of it
+        return False
+    return all(one[key] == two[key] for key in ("scores", "model"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -21,8 +22,8 @@ from plugin.archive import Archive, ArchiveUnavailable, Gone, Refused
 from plugin.settings import Connection, Settings
 
 if TYPE_CHECKING:
+    from plugin.analysis import Analysis
     from plugin.classifier import Classifier
-    from plugin.sr import Document
 
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
 
@@ -70,11 +71,20 @@ def ready() -> Outcome:
 
 def classify(instance: str, study: str) -> Outcome:
     """Classify one instance of a CR or DX series whose study has the Orthanc id `study`."""
+    return _tried(lambda: _classify(instance, study))
+
+
+def give_up(instance: str, study: str, reason: str) -> Outcome:
+    """Mark an image as `failed` that ends its workers; its file is not read again."""
+    return _tried(lambda: _mark(instance, study, "failed", reason))
+
+
+def _tried(task: Callable[[], Outcome]) -> Outcome:
     # Heavy imports happen here, so that a process which is only being started cannot fail or hang in them unseen.
     from plugin import classifier
 
     try:
-        return _classify(instance, study)
+        return task()
     except Gone:
         return Outcome("gone")
     except ArchiveUnavailable as problem:
@@ -95,12 +105,12 @@ def _classify(instance: str, study: str) -> Outcome:
     try:
         found = analysis.analyse(data, model, created, _settings.BodyParts, lambda: _archive.decoded(instance))
         with clock("store"):
-            report = _store(found.document, study)
+            report = _store(found, study)
     except analysis.NotClassified as why:
         image = {"image": asdict(why.image)} if why.image else {}
-        return _mark(instance, why.state, str(why), **image)
+        return _mark(instance, study, why.state, str(why), **image)
     except Refused as why:
-        return _mark(instance, "failed", str(why), image=asdict(found.report.image))
+        return _mark(instance, study, "failed", str(why), image=asdict(found.report.image))
     text = marks.mark(
         "done",
         instance,
@@ -146,28 +156,42 @@ def _load(path: Path, version: tuple[int, int]) -> Classifier:
     return engine.RemoteClassifier(_engine) if _engine else classifier.load(path)
 
 
-def _store(document: Document, study: str) -> str:
+def _store(found: Analysis, study: str) -> str:
     """Store the report in the image's study and give its Orthanc id; undo it if it landed elsewhere.
 
-    It takes the place of an older one on the same image, whose pixels are gone or are said otherwise about now.
+    It takes the place of an older one on the same image, whose pixels are gone or are said otherwise about now, and
+    of copies of itself, which Orthanc makes when it modifies, merges or splits studies.
     """
-    from plugin.sr import on_same_image
+    from plugin.sr import is_report_uid, on_same_image, says_the_same
 
-    stored = _archive.store(document.data)
+    stored = _archive.store(found.document.data)
     if stored.study != study:
-        if stored.new:
+        # What was there before is a rest of a try that was cut short, unless that study has such an image of its own.
+        if stored.new or not _archive.holds(stored.study, found.report.image.SOPInstanceUID):
             _archive.delete(stored.instance)
         raise Refused(
             "Orthanc reads PatientID in the image's SpecificCharacterSet otherwise than it says: it put the report "
             f"into study {stored.study} instead of the image's own, {study}, and it was removed again"
         )
-    for other, uid in _archive.siblings(stored).items():
-        if on_same_image(uid, document.SOPInstanceUID):
+    for other, uid in _archive.reports(study).items():
+        if other == stored.instance:
+            continue
+        if on_same_image(uid, found.document.SOPInstanceUID) or (
+            not is_report_uid(uid) and says_the_same(_archive.file(other), found.document.data)
+        ):
             _archive.delete(other)
     return stored.instance
 
 
-def _mark(instance: str, state: Literal["skipped", "failed"], reason: str, **more: object) -> Outcome:
+def _mark(instance: str, study: str, state: Literal["skipped", "failed"], reason: str, **more: object) -> Outcome:
+    """Say why there is no report, and withdraw those of pixels that stood under the same identifiers before."""
+    from plugin.sr import on_same_image, report_uid
+
+    if reports := _archive.reports(study):
+        image = report_uid(_archive.identity(instance), ())
+        for report, uid in reports.items():
+            if on_same_image(uid, image):
+                _archive.delete(report)
     _archive.mark(instance, marks.mark(state, instance, reason=reason, created=_now().isoformat(), **more))
     return Outcome(state, reason)
 

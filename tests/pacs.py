@@ -12,7 +12,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
@@ -35,10 +36,18 @@ class Pacs:
     """One Orthanc on free ports. As a context manager it is started, and ended with all that it started.
 
     :param options: what its orthanc.json says besides; the keys of its sections go among those that are there.
+    :param within: a command that starts another one, to run it in.
     """
 
-    def __init__(self, folder: Path, options: Mapping[str, Any] = MappingProxyType({}), /, **environ: str) -> None:
-        self.folder, self._options = folder, options
+    def __init__(
+        self,
+        folder: Path,
+        options: Mapping[str, Any] = MappingProxyType({}),
+        /,
+        within: Sequence[str] = (),
+        **environ: str,
+    ) -> None:
+        self.folder, self._options, self._within = folder, options, within
         self.http_port, self.dicom_port = free_port(), free_port()
         self.user, self.password = "tester", secrets.token_urlsafe()
         self.url = f"http://127.0.0.1:{self.http_port}"
@@ -70,7 +79,9 @@ class Pacs:
             environ = os.environ | self._environ
             if self._options:
                 environ = environ_for_orthanc(environ)
-            self.process = subprocess.Popen(self._command(), cwd=ROOT, env=environ, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                [*self._within, *self._command()], cwd=ROOT, env=environ, stdout=log, stderr=log
+            )
         wait_for(self._answers, 30, self.log)
 
     def _command(self) -> list[str]:
@@ -109,6 +120,20 @@ class Pacs:
 
     def _orthanc(self) -> psutil.Process:
         return psutil.Process(container.main_process(self._environ) if IMAGE else self.process.pid)
+
+    def companion(self) -> psutil.Process:
+        """The dispatcher's process."""
+        (process,) = self._orthanc().children()
+        return process
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes of its pool; multiprocessing's own helper is none of them."""
+        found = []
+        for process in self.companion().children():
+            with suppress(psutil.NoSuchProcess):  # killed just now
+                if "spawn_main" in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
 
     def log(self) -> str:
         """What Orthanc and its processes wrote so far."""

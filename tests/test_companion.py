@@ -66,6 +66,24 @@ def test_it_is_started_again_when_it_dies() -> None:
     child.stop()
 
 
+@pytest.mark.parametrize("line", ["half a li", "[1]", '{"unheard": 1}'])
+def test_it_is_started_again_when_nobody_understands_it(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was killed while it wrote, or Orthanc could not do what it was told: a full disk is enough for that."""
+
+    class Deaf(Ear):
+        def __call__(self, what: str, value: Any) -> None:
+            super().__call__(what, value)
+            if what == "unheard":
+                raise RuntimeError("Orthanc's own")
+
+    monkeypatch.setattr(companion, "LONGEST_PAUSE", 0.01)
+    ear = Deaf()
+    child = start(f"import os; print({line!r}, flush=True); input(); input()", ear)
+    ear.wait_for(lambda heard: sum(what == "ended" for what, _ in heard) >= 2)
+    child.stop()
+    assert any(what == "warning" and "The classifying process is ended" in value for what, value in ear.heard)
+
+
 def test_one_that_cannot_start_is_tried_with_growing_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     ear = Ear()
     monkeypatch.setattr(companion, "LONGEST_PAUSE", 0.01)

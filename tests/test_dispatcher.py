@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import pytest
@@ -74,11 +75,13 @@ class FakePool:
     """Two workers whose tasks end when the test says so."""
 
     workers = 2
+    time_limit = 120.0
 
     def __init__(self) -> None:
         self.trouble = ""
         self.tasks: dict[str, Future[Outcome]] = {}
         self.given: list[str] = []
+        self.given_up: dict[str, str] = {}
 
     def problem(self) -> str:
         return self.trouble
@@ -86,6 +89,12 @@ class FakePool:
     def classify(self, instance: str, study: str) -> Future[Outcome]:
         assert study == f"study of {instance}"
         self.given.append(instance)
+        self.tasks[instance] = Future()
+        return self.tasks[instance]
+
+    def give_up(self, instance: str, study: str, reason: str) -> Future[Outcome]:
+        assert study == f"study of {instance}"
+        self.given_up[instance] = reason
         self.tasks[instance] = Future()
         return self.tasks[instance]
 
@@ -237,9 +246,32 @@ def test_an_image_that_ends_its_worker_is_given_up_and_the_others_go_on(world: W
         world.tick()
         world.tick(100)
     assert world.pool.given.count("poison") == 3
+    assert world.pool.given_up["poison"].startswith("Given up after 3 tries: ")
+    world.finish("poison", Outcome("failed", world.pool.given_up["poison"]))
+    world.tick()
     assert world.archive.marks["poison"]["state"] == "failed"
-    assert world.archive.marks["poison"]["reason"].startswith("Given up after 3 tries: ")
     assert world.counts() == (0, 1, 0, 1)
+
+
+def test_a_pool_that_broke_is_no_fault_of_the_image(world: World) -> None:
+    world.archive.add("a")
+    world.tick()
+    for _ in range(5):
+        world.finish("a", BrokenProcessPool("All workers expired"))
+        world.tick()
+    world.finish("a", Outcome("done"))
+    world.tick()
+    assert world.counts() == (0, 1, 0, 0)
+
+
+def test_a_task_that_the_pool_has_lost_is_noticed(world: World) -> None:
+    world.archive.add("a")
+    world.tick()
+    assert not world.dispatcher.stuck(world.now + 2 * 150)
+    assert world.dispatcher.stuck(world.now + 2 * 150 + 1)
+    world.finish("a", Outcome("done"))
+    world.tick()
+    assert not world.dispatcher.stuck(world.now + 1000)
 
 
 def test_a_deleted_image_leaves_no_trace(world: World) -> None:

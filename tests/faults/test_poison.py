@@ -1,0 +1,186 @@
+"""Images that harm whoever reads them: each is tried a few times, ends with a reason, and harms nobody behind it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from datetime import UTC, datetime
+
+import imagecodecs
+import numpy as np
+import psutil
+import pytest
+from pydicom import uid
+from pydicom.encaps import encapsulate
+
+from demo.phantoms import to_bytes
+from plugin.analysis import NotClassified, analyse
+from plugin.classifier import Classifier
+from tests.faults import within
+from tests.faults.conftest import FULL, Start
+from tests.faults.counting import wait_until_idle
+from tests.faults.images import image, images
+from tests.faults.mutations import mutations
+from tests.pacs import Pacs
+
+MUTATIONS = 5000 if FULL else 150
+SEED = 20261123
+TIME_LIMIT, ATTEMPTS = 2, 2
+DEPTH = 40  # Orthanc 1.10 itself ends at 60, with and without a plugin
+
+GIVEN_UP = f"Given up after {ATTEMPTS} tries: "
+REASONS = {
+    "CRASH": GIVEN_UP + "its worker ended",
+    "HANG": GIVEN_UP + "it took longer than the time limit",
+    "BLOAT": GIVEN_UP + "it took more memory than the limit",
+}
+
+
+@pytest.mark.parametrize("fault", REASONS)
+def test_poison_is_given_up_and_what_is_behind_it_is_done(start: Start, fault: str) -> None:
+    limits = {"TimeLimit": TIME_LIMIT, "Attempts": ATTEMPTS, "Workers": 1, "MemoryLimit": 2048}
+    with start({"ChestXRay": limits}, **within.environ("poison")) as pacs:
+        pacs.wait_until_ready()
+        poison = image(0)
+        poison.PatientName = fault
+        began = time.monotonic()
+        instance = pacs.upload(to_bytes(poison))
+        behind = [pacs.upload(data) for data in images(5, first=1)]
+        for one in behind:
+            assert pacs.result(one)["state"] == "done"
+        took = time.monotonic() - began
+        result = pacs.result(instance)
+        print(f"{fault}: those behind were done after {took:.1f} s; {result['reason']}")
+        assert (result["state"], result["reason"].startswith(REASONS[fault])) == ("failed", True), result
+        assert pacs.reports_beside(instance) == []
+        # Each try may last its time, three seconds until a process that hears nothing is killed, and a restart.
+        assert took < ATTEMPTS * (TIME_LIMIT + 3 + 10)
+        assert pacs.get("/chest-xray/status")["ready"]
+
+
+def compressed(side: int, syntax: str, codestream: bytes) -> bytes:
+    ds = image(0)
+    ds.file_meta.TransferSyntaxUID = uid.UID(syntax)
+    ds.Rows = ds.Columns = side
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 16, 15
+    ds.PixelData = encapsulate([codestream])
+    ds["PixelData"].VR, ds["PixelData"].is_undefined_length = "OB", True
+    return to_bytes(ds)
+
+
+def header_that_claims_gigabytes() -> bytes:
+    ds = image(0)
+    ds.Rows = ds.Columns = 65535
+    return to_bytes(ds)
+
+
+def codestream_that_claims_gigabytes() -> bytes:
+    """JPEG 2000, 200x200 pixels, whose own header says 65535x65535."""
+    small = imagecodecs.jpeg2k_encode(np.zeros((200, 200), np.uint16), codecformat="j2k")
+    claimed = bytes(small).replace((200).to_bytes(4, "big"), (65535).to_bytes(4, "big"))
+    assert claimed != small
+    return compressed(200, uid.JPEG2000Lossless, claimed)
+
+
+def decompression_bomb() -> bytes:
+    """JPEG-LS, black: few kilobytes become 400 MB, and several times that before the model sees it."""
+    black = np.zeros((14_000, 14_000), np.uint16)
+    stream = imagecodecs.jpegls_encode(black, out=8 << 20)
+    assert len(stream) < 1 << 20
+    return compressed(len(black), uid.JPEGLSLossless, bytes(stream))
+
+
+def deflated_bomb() -> bytes:
+    ds = image(0)
+    ds.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
+    ds.add_new(0x00091001, "OB", bytes(256 << 20))
+    return to_bytes(ds)
+
+
+def deeply_nested(depth: int = DEPTH) -> bytes:
+    """Sequences in sequences."""
+    ds, marker = image(0), b"to be replaced  "
+    ds.add_new(0x00091001, "OB", marker)
+    begin = b"\x09\x00\x01\x10SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    end = b"\xfe\xff\x0d\xe0\0\0\0\0" + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    data = to_bytes(ds)
+    element = b"\x09\x00\x01\x10OB\0\0" + len(marker).to_bytes(4, "little") + marker
+    assert element in data
+    return data.replace(element, begin * depth + end * depth)
+
+
+BOMBS = {
+    "header": (header_that_claims_gigabytes, "65535 rows"),
+    "codestream": (codestream_that_claims_gigabytes, "where the header says 200"),
+    "pixels": (decompression_bomb, "Given up after 2 tries: it took more memory than the limit"),
+    "deflated": (deflated_bomb, ""),
+    "nested": (deeply_nested, ""),
+}
+SMALL = {"MemoryLimit": 700, "TimeLimit": 20, "Attempts": 2}
+
+
+def test_bombs_end_in_a_sentence(start: Start) -> None:
+    with start({"ChestXRay": SMALL}) as pacs:
+        pacs.wait_until_ready()
+        for name, (make, word) in BOMBS.items():
+            began = time.monotonic()
+            instance = pacs.upload(make())
+            result = pacs.result(instance, 120)
+            took = time.monotonic() - began
+            print(f"{name}: {result['state']} after {took:.1f} s, {result.get('reason')}")
+            assert result["state"] == ("failed" if word else "done")
+            assert word in result.get("reason", "")
+            assert "\n" not in result.get("reason", "")
+            pacs.session.delete(f"{pacs.url}/instances/{instance}", timeout=10)
+        (data,) = images(1, first=1)
+        assert pacs.result(pacs.upload(data))["state"] == "done"
+
+
+def test_a_header_deeper_than_any_stack_is_a_sentence(classify: Classifier) -> None:
+    """Here without Orthanc, which does not survive it itself."""
+    with pytest.raises(NotClassified, match="header cannot be read"):
+        analyse(deeply_nested(5000), classify, datetime.now(UTC))
+
+
+def memory(pacs: Pacs) -> dict[str, float]:
+    """MB of Orthanc, and of all that it started."""
+    orthanc = psutil.Process(pacs.process.pid).memory_info().rss
+    return {"Orthanc": orthanc / 1e6, "ours": sum(one.memory_info().rss for one in pacs.family()) / 1e6}
+
+
+def test_spoilt_files_all_end_with_a_reason(start: Start) -> None:
+    """Orthanc refuses some by itself; every other CR or DX image gets its final state, and memory stays what it is."""
+    accepted: set[str] = set()
+    refused = 0
+    limits = {"TimeLimit": 20, "Attempts": 2}
+    with start({"ChestXRay": limits}) as pacs:
+        pacs.wait_until_ready()
+        measured = []
+        for number, data in enumerate(mutations(MUTATIONS, SEED)):
+            answer = pacs.session.post(f"{pacs.url}/instances", data=data, timeout=60)
+            refused += not answer.ok
+            if answer.ok:
+                accepted.add(answer.json()["ID"])
+            if number in (MUTATIONS // 2, MUTATIONS - 1):
+                wait_until_idle(pacs, 0, 600)
+                measured.append(memory(pacs))
+        states = Counter(final_state(pacs, instance) for instance in accepted)
+        print(f"{MUTATIONS} files: {refused} refused by Orthanc, the others {dict(states)}; memory in MB: {measured}")
+        assert set(states) <= {"done", "skipped", "failed", "not ours"}
+        assert measured[1]["ours"] < measured[0]["ours"] * 1.1 + 20
+        assert measured[1]["Orthanc"] < measured[0]["Orthanc"] * 1.1 + 20
+        (data,) = images(1, first=999_999)
+        assert pacs.result(pacs.upload(data))["state"] == "done"
+        assert "Traceback" not in pacs.log()
+
+
+def final_state(pacs: Pacs, instance: str) -> str:
+    result = pacs.result(instance)
+    if result["state"] != "done" and "created" not in result and "Given up" not in result["reason"]:
+        return "not ours"  # what is spoilt is its Modality
+    if result["state"] == "done":
+        assert len(pacs.reports_beside(instance)) == 1, result
+    else:
+        assert result["reason"].strip().count("\n") == 0
+        assert len(result["reason"]) > 10
+    return str(result["state"])
