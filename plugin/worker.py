@@ -141,6 +141,10 @@ def _current_model() -> Classifier:
 def _load(path: Path, version: tuple[int, int]) -> Classifier:
     from plugin import classifier, engine
 
+    if _settings.Servers:
+        from plugin import servers
+
+        return servers.load(path, _settings.Servers, _settings.LocalFallback)
     return engine.RemoteClassifier(_engine) if _engine else classifier.load(path)
 
 
