@@ -37,7 +37,7 @@ def main() -> None:
     threading.Thread(target=_listen, args=(lines, news), daemon=True).start()
 
     pool = WorkerPool(connection, settings, changed=lambda: news.put(POOL))
-    dispatcher = Dispatcher(Archive(connection), pool, start["since"], settings.Attempts, _say)
+    dispatcher = Dispatcher(Archive(connection), pool, start["since"], settings.Attempts, _say, connection.shared)
     dispatcher.want(start["instances"])
     dispatcher.backfill(start["backfill"])
     try:

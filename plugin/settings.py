@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -168,11 +169,16 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """How Orthanc is reached from its own machine. `authorization` is a secret: never logged."""
+    """How Orthanc is reached from its own machine. `authorization` is a secret: never logged.
+
+    `shared` is Orthanc's own setting CheckRevisions, which stands where several Orthancs write to one database: whoever
+    replaces metadata then has to say what, and only one of two who do it at once succeeds.
+    """
 
     url: str
     authorization: str = field(repr=False)
     certificate: str = ""
+    shared: bool = False
 
     @classmethod
     def to_orthanc(cls, configuration: Mapping[str, Any], authorization: str) -> Self:
@@ -187,4 +193,14 @@ class Connection:
             url=f"{'https' if secure else 'http'}://127.0.0.1:{configuration.get('HttpPort', 8042)}",
             authorization=authorization,
             certificate=str(configuration.get("SslCertificate", "")) if secure else "",
+            shared=bool(configuration.get("CheckRevisions", False)),
         )
+
+    def trust(self) -> ssl.SSLContext | None:
+        """Of Orthanc's own certificate and no other; it names the server as the outside knows it, not the loopback."""
+        if not self.certificate:
+            return None
+        context = ssl.create_default_context(cafile=self.certificate)
+        context.check_hostname = False
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        return context
