@@ -10,15 +10,17 @@ APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 -o Acqu
 SYSTEM := orthanc orthanc-python orthanc-dicomweb orthanc-gdcm python3-venv
 # For a decoder that has no wheel for Python 3.14.
 SYSTEM += $(shell $(PYTHON) -c 'import sys; print("g++ python3-dev" if sys.version_info >= (3, 14) else "")' 2>/dev/null)
+SYSTEM_CLUSTER := orthanc-postgresql postgresql
 SYSTEM_TEST := chromium chromium-driver dcmtk dicom3tools default-jre-headless libpixelmed-java
 SYSTEM_IMAGE := buildah ca-certificates mmdebstrap podman runc
 
 export HTTP_PORT DICOM_PORT STORAGE WEIGHTS WEIGHTS_SHA256 DICOM RESULTS ONCE
 
-.PHONY: help demo serve samples stand-in test lint verify audit bench lock test-image system system-test system-image clean
+.PHONY: help demo serve samples stand-in model-repository test test-faults soak test-cluster test-image lint verify audit
+.PHONY: bench lock system system-test system-image system-cluster clean
 
 help: ## Show this
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
 demo: $(BIN)/.installed system ## Start Orthanc, upload radiographs (DICOM=path), show the results; ONCE=1 ends by itself
 	@$(BIN)/python -m demo.demo
@@ -33,8 +35,15 @@ stand-in: $(BIN)/.installed ## Write stand-in weights as a checkpoint to CHECKPO
 	@test -n "$(CHECKPOINT)" || { echo "Say where to: make stand-in CHECKPOINT=path" >&2; exit 2; }
 	@$(BIN)/python -m plugin.weights stand-in "$(CHECKPOINT)"
 
+model-repository: $(BIN)/.installed ## Write the model as Triton and MLServer read it, into REPOSITORY=folder
+	@test -n "$(REPOSITORY)" || { echo "Say where to: make model-repository REPOSITORY=folder" >&2; exit 2; }
+	@$(BIN)/python -m plugin.model_repository "$(REPOSITORY)"
+
 test: $(BIN)/.installed-test system system-test ## Run all tests, those against a real Orthanc included
 	$(BIN)/python -m pytest
+
+test-cluster: $(BIN)/.servers build/mlserver/.installed system system-cluster ## Test with inference servers, and with several Orthancs on one PostgreSQL
+	$(BIN)/python -m pytest tests/cluster
 
 lint: $(BIN)/.installed-test ## Check style, types, the Dockerfile, compose.yaml and the workflows
 	$(BIN)/ruff check .
@@ -77,6 +86,9 @@ system-test: ## Install what the tests need besides
 system-image: ## Install what building and running the image needs besides
 	@dpkg -s $(SYSTEM_IMAGE) >/dev/null 2>&1 || { $(SUDO) $(APT) update -q && $(SUDO) $(APT) install -q -y --no-install-recommends $(SYSTEM_IMAGE); }
 
+system-cluster: ## Install PostgreSQL and Orthanc's plugin for it
+	@dpkg -s $(SYSTEM_CLUSTER) >/dev/null 2>&1 || { $(SUDO) $(APT) update -q && $(SUDO) $(APT) install -q -y --no-install-recommends $(SYSTEM_CLUSTER); }
+
 clean: ## Remove everything that was made here
 	rm -rf .venv build samples .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 
@@ -94,4 +106,14 @@ $(BIN)/.installed: pyproject.toml
 
 $(BIN)/.installed-test: $(BIN)/.installed
 	@$(PIP_INSTALL) --editable '.[analysis,prepare,tools,test]'
+	@touch $@
+
+$(BIN)/.servers: $(BIN)/.installed-test
+	@$(PIP_INSTALL) --editable '.[servers]'
+	@touch $@
+
+# A server never shares an environment with its clients: they want different releases of the same libraries.
+build/mlserver/.installed: tests/cluster/mlserver.txt
+	@$(PYTHON) -m venv --clear build/mlserver
+	@build/mlserver/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@

@@ -9,7 +9,8 @@ The data's way, one direction, and the order in which to read the modules:
                `eligibility`  is this instance ours to classify
                `pixels`       Dataset -> model input; `decoding` reads the attributes,
                               `codestreams` the transfer syntaxes
-               `classifier`   model input -> scores and activation maps (`engine`, `torch_engine`: on a GPU)
+               `classifier`   model input -> scores and activation maps (`engine`, `torch_engine`: on a GPU;
+                              `servers`: on inference servers elsewhere)
                `activation`   where in the image the evidence for each finding lies
                `report`       everything that is said about the image
                `sr`           source Dataset + report -> DICOM SR: what it takes over from the image (`inherited`),
@@ -21,8 +22,8 @@ The data's way, one direction, and the order in which to read the modules:
 
 `archive` is everything that is said to Orthanc over HTTP, `settings` what an operator chooses, and `weights` turns
 TorchXRayVision's checkpoint into the model that `classifier` runs (`stand_in` makes a random one in its place);
-`verify` and `backfill` are commands for operators, `results` one for researchers; `reference` makes the page
-docs/configuration.md.
+`verify`, `backfill` and `model_repository` (with `mlserver_model`) are commands for operators, `results` one for
+researchers; `reference` makes the page docs/configuration.md.
 """
 
 __version__ = "0.2.0"

@@ -42,7 +42,9 @@ def main() -> None:
     pool = WorkerPool(connection, settings, changed=lambda: news.put(POOL))
     worklist = Worklist()
     listing = Listing(Archive(connection), worklist, _say)
-    dispatcher = Dispatcher(Archive(connection), pool, start["since"], settings.Attempts, _say, listing)
+    dispatcher = Dispatcher(
+        Archive(connection), pool, start["since"], settings.Attempts, _say, listing, connection.shared
+    )
     thread = threading.Thread(target=listing.run, name="listing", daemon=True)
     thread.start()
     dispatcher.want(start["instances"])

@@ -6,7 +6,6 @@ while an upload waits for the interpreter stops all uploads.
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +26,10 @@ class ArchiveUnavailable(Exception):
 
 class Refused(Exception):
     """Orthanc will not take this object, now or later. One sentence."""
+
+
+class Conflict(Refused):
+    """Others have written there meanwhile."""
 
 
 class Gone(Exception):
@@ -92,8 +95,7 @@ class Archive:
         }
         # Orthanc closes idle connections after a second; everything that we send may be sent twice.
         retries = Retry(total=3, backoff_factor=0.1, allowed_methods=None, redirect=False)
-        context = _trusting(connection.certificate) if connection.certificate else None
-        self._pool = PoolManager(timeout=TIMEOUT, retries=retries, ssl_context=context)
+        self._pool = PoolManager(timeout=TIMEOUT, retries=retries, ssl_context=connection.trust())
 
     def _ask(self, method: str, path: str, **arguments: Any) -> BaseHTTPResponse:
         headers = self._headers | arguments.pop("headers", {})
@@ -105,6 +107,8 @@ class Archive:
             raise Gone(path)
         if answer.status >= 500 or answer.status in (401, 403, 429):
             raise ArchiveUnavailable(f"Orthanc answered {method} {path} with {_reason(answer)}")
+        if answer.status == 409:
+            raise Conflict(f"Orthanc refused {method} {path} with {_reason(answer)}")
         if answer.status >= 400:
             raise Refused(f"Orthanc refused {method} {path} with {_reason(answer)}")
         return answer
@@ -176,7 +180,7 @@ class Archive:
         except Gone:
             self._ask("PUT", decoding, body=b"1")
         else:
-            self._ask("DELETE", decoding)
+            self._replace("DELETE", decoding)
             return None
         # NumPy files hold what Orthanc's built-in decoder reads; transcoded ones, from 1.12.2 on, what its plugins do.
         # (/modify transcodes in every release, but Orthanc 1.10 with GDCM crashes at it, one time in ten.)
@@ -187,7 +191,7 @@ class Archive:
                 raise ArchiveUnavailable(f"Orthanc does not answer while decoding {path} ({problem})") from None
             if answer.status == 200:
                 break
-        self._ask("DELETE", decoding)
+        self._replace("DELETE", decoding)
         return answer.data if answer.status == 200 else None
 
     def store(self, data: bytes) -> Stored:
@@ -201,7 +205,7 @@ class Archive:
         new = answer["Status"] == "Success"
         return Stored(answer["ID"], answer["ParentSeries"], answer["ParentStudy"], new)
 
-    def reports(self, study: str) -> dict[str, str]:
+    def reports(self, study: str, besides: str = "") -> dict[str, str]:
         """The SR instances of ours in a study, copies of them included: their SOPInstanceUIDs by their ids."""
         ids = [
             instance
@@ -209,6 +213,7 @@ class Archive:
             if series["MainDicomTags"].get("Modality") == "SR"
             and series["MainDicomTags"].get("Manufacturer") == MANUFACTURER
             for instance in series["Instances"]
+            if instance != besides
         ]
         if not ids:
             return {}
@@ -241,13 +246,48 @@ class Archive:
     def unmark(self, instance: str) -> None:
         """Remove our result; nothing happens if it is gone already."""
         try:
-            self._ask("DELETE", f"/instances/{instance}/metadata/{METADATA}")
+            self._replace("DELETE", _mark_of(instance))
         except Gone:
             return
 
     def mark(self, instance: str, result: str) -> None:
         """Write our result, a JSON text, to the instance's metadata. :raises Gone: if it was deleted."""
-        self._ask("PUT", f"/instances/{instance}/metadata/{METADATA}", body=result.encode())
+        self._replace("PUT", _mark_of(instance), body=result.encode())
+
+    def marked(self, instance: str) -> tuple[str, str]:
+        """The text that stands in the mark's place, and its revision; both '' if there is none."""
+        try:
+            answer = self._ask("GET", _mark_of(instance))
+        except Gone:
+            return "", ""
+        return answer.data.decode(errors="replace"), answer.headers.get("ETag", "")
+
+    def claim(self, instance: str, text: str, instead_of: str) -> None:
+        """Write a claim into the mark's place, if that holds the revision `instead_of`, '' for nothing.
+
+        :raises Conflict: if it holds anything else by now.
+        :raises Gone: if the instance was deleted.
+        """
+        self._ask("PUT", _mark_of(instance), body=text.encode(), headers=_if_match(instead_of))
+
+    def _replace(self, method: str, path: str, **arguments: Any) -> None:
+        """PUT or DELETE metadata, whatever it holds. Where Orthanc checks revisions, it wants to be told that."""
+        revision = ""
+        for _ in range(5):
+            try:
+                self._ask(method, path, headers=_if_match(revision), **arguments)
+                return
+            except Conflict:
+                revision = self._ask("GET", path).headers.get("ETag", "")
+        raise ArchiveUnavailable(f"Others write to {path} all the time")
+
+
+def _mark_of(instance: str) -> str:
+    return f"/instances/{instance}/metadata/{METADATA}"
+
+
+def _if_match(revision: str) -> dict[str, str]:
+    return {"If-Match": revision} if revision else {}
 
 
 def _instance(row: dict[str, Any], metadata: dict[str, str]) -> Instance:
@@ -263,14 +303,6 @@ def _place(series: dict[str, Any], study: dict[str, Any]) -> Place:
         StudyDate=study["MainDicomTags"].get("StudyDate", ""),
         Modality=series["MainDicomTags"].get("Modality", ""),
     )
-
-
-def _trusting(certificate: str) -> ssl.SSLContext:
-    """Trust Orthanc's own certificate and no other; it names the server as the outside knows it, not the loopback."""
-    context = ssl.create_default_context(cafile=certificate)
-    context.check_hostname = False
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    return context
 
 
 def _reason(answer: BaseHTTPResponse) -> str:

@@ -1,7 +1,7 @@
 """From the model's input to scores and activation maps: the prepared ONNX model, run by ONNX Runtime.
 
 The model is what `plugin/weights.py` made; its file carries all that is to be known about it. Another engine
-(`plugin/torch_engine.py`, reached through `plugin/engine.py`, or a server elsewhere) is another `Classifier`.
+(`plugin/torch_engine.py`, reached through `plugin/engine.py`, or `plugin/servers.py`) is another `Classifier`.
 """
 
 from __future__ import annotations

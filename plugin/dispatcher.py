@@ -20,10 +20,12 @@ from typing import Any, Protocol
 
 from plugin import marks
 from plugin.archive import Archive, ArchiveUnavailable, Gone, Instance
+from plugin.changelog import ChangeLog
 from plugin.listing import Listing
 from plugin.worker import Outcome
 
 LONGEST_PAUSE = 300.0  # seconds between two tries of something that is not the image's fault
+ELSEWHERE = 2.0  # seconds between two looks at what another server works on
 AHEAD = 2  # tasks given to the pool for each worker, so that none waits for the next
 GRACE = 30.0  # seconds beside its time limit that a task may take: to end a process that hangs, to start another one
 PAGE = 200  # series looked at in one round, when the past is gone through
@@ -84,13 +86,23 @@ class Dispatcher:
     :param since: the log's position up to which everything is finished.
     :param attempts: how often an image that ends its worker is tried.
     :param listing: is told of every image of ours that may have changed.
+    :param shared: whether other Orthancs write to the same database.
     """
 
-    def __init__(self, archive: Archive, pool: Pool, since: int, attempts: int, say: Say, listing: Listing) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        pool: Pool,
+        since: int,
+        attempts: int,
+        say: Say,
+        listing: Listing,
+        shared: bool = False,
+    ) -> None:
         """Nothing is read yet."""
         self._archive, self._pool, self._attempts, self._say = archive, pool, attempts, say
         self._listing = listing
-        self._read = since
+        self._log = ChangeLog(archive, since, shared)
         self._ready: list[Task] = []
         self._waiting: list[tuple[float, Task]] = []
         self._running: dict[Future[Outcome], Task] = {}
@@ -110,7 +122,7 @@ class Dispatcher:
         try:
             self.want(self._gone)  # one may have come back while its first try was under way
             self._gone.clear()
-            self._read_log()
+            self._read_log(now)
             if self._look_back():
                 pause = 0.0
         except ArchiveUnavailable as problem:
@@ -130,7 +142,7 @@ class Dispatcher:
 
     def want(self, instances: Iterable[str]) -> None:
         """Queue those of these instances that are ours and bear no mark."""
-        self._queue(dict.fromkeys(instances, self._read))
+        self._queue(dict.fromkeys(instances, self._log.position))
 
     def forget(self, instance: str) -> None:
         """The instance was deleted from Orthanc."""
@@ -146,12 +158,12 @@ class Dispatcher:
         self._ready = [task for task in self._ready if not task.past]
         heapq.heapify(self._ready)
 
-    def _read_log(self) -> None:
-        done = False
-        while not done:
-            changes, last, done = self._archive.changes(self._read)
-            self._queue({change.instance: change.seq for change in changes})
-            self._read = last
+    def _read_log(self, now: float) -> None:
+        for places in self._log.read(now):
+            late = places and self._arrivals and min(places.values()) < next(reversed(self._arrivals.values()))
+            self._queue(places)
+            if late:  # the first arrival tells what is finished
+                self._arrivals = OrderedDict(sorted(self._arrivals.items(), key=lambda arrival: arrival[1]))
 
     def _look_back(self) -> bool:
         """Queue a page of the past, if there is one and little else to do; whether to come again at once."""
@@ -250,6 +262,9 @@ class Dispatcher:
         if outcome.model_unavailable:  # the pool says when there is one again; that was not this image's try
             heapq.heappush(self._ready, task)
             return
+        if outcome.elsewhere:
+            heapq.heappush(self._waiting, (now + ELSEWHERE, task))
+            return
         pause = min(2.0**task.pauses, LONGEST_PAUSE)
         task.pauses += 1
         heapq.heappush(self._waiting, (now + pause, task))
@@ -270,7 +285,8 @@ class Dispatcher:
         }
         self._tell("status", status)
         # Everything before the first unfinished arrival is finished.
-        self._tell("position", next(iter(self._arrivals.values()), self._read + 1) - 1)
+        settled = self._log.settled
+        self._tell("position", min(next(iter(self._arrivals.values()), settled + 1) - 1, settled))
 
     def _tell(self, what: str, value: Any) -> None:
         if self._said.get(what) != value:

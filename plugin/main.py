@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))  # Orthanc puts only this folder there
 
 import orthanc  # noqa: E402
 
-from plugin import __version__, marks, routes  # noqa: E402
+from plugin import __version__, loopback, marks, routes  # noqa: E402
 from plugin.companion import Companion  # noqa: E402
 from plugin.query import File  # noqa: E402
 from plugin.settings import SECTION, BadSetting, Connection, Settings  # noqa: E402
@@ -32,12 +32,19 @@ UNKNOWN_RESOURCE = (7, 17)
 class OrthancIndex:
     """Orthanc's own index, asked within this process; see `routes.Index`."""
 
+    def __init__(self, connection: Connection) -> None:
+        """`connection` is for what the SDK cannot do."""
+        self._connection = connection
+
     def get(self, path: str) -> Any:
         """:raises LookupError: if there is no such resource."""
         return json.loads(_found(orthanc.RestApiGet, path))
 
     def unmark(self, instance: str) -> None:
         """:raises LookupError: if there is no such instance."""
+        if self._connection.shared:
+            loopback.unmark(self._connection, instance)
+            return
         path = f"/instances/{instance}/metadata/{marks.METADATA}"
         _found(orthanc.RestApiPut, path, "null")
         _found(orthanc.RestApiDelete, path)
@@ -63,7 +70,7 @@ class Plugin:
         self._companion: Companion | None = None
         self._early: list[str] = []
         self._since = 0
-        self._index = OrthancIndex()
+        self._index = OrthancIndex(self._connection)
         self._status: dict[str, Any] = {"ready": False, "reason": "Orthanc is starting", "workers": 0}
         self._worklist = File()
 
@@ -97,6 +104,7 @@ class Plugin:
                 "url": connection.url,
                 "authorization": connection.authorization,
                 "certificate": connection.certificate,
+                "shared": connection.shared,
             },
             "settings": self._settings.as_json(),
             "since": self._since,

@@ -24,6 +24,9 @@ POSITION = 4750
 BACKFILL = 4751
 """The global property that holds the dates of an unfinished backfill, as JSON; empty if there is none."""
 
+CLAIMED = "claimed"
+"""The state of a claim: in the mark's place, while one of several Orthancs on one database works on the instance."""
+
 NAMES = ("chest-xray", str(METADATA))
 """The name that orthanc.json gives to it, and Orthanc's own where the configuration does not."""
 
@@ -39,12 +42,18 @@ def text_in(metadata: Mapping[str, str]) -> str | None:
 
 
 def mark_in(metadata: Mapping[str, str]) -> dict[str, Any] | None:
-    """The mark among an instance's metadata, or None where there is none that can be read."""
+    """The mark among an instance's metadata, or None where there is none that can be read, or only a claim."""
+    found = read(text_in(metadata) or "")
+    return found if found and found["state"] != CLAIMED else None
+
+
+def read(text: str) -> dict[str, Any] | None:
+    """A mark or a claim, or None where the text is neither."""
     try:
-        mark = json.loads(text_in(metadata) or "null")
+        found = json.loads(text or "null")
     except ValueError:
         return None
-    return mark if isinstance(mark, dict) and "state" in mark else None
+    return found if isinstance(found, dict) and "state" in found else None
 
 
 def mark(state: str, instance: str, **more: Any) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -35,6 +36,19 @@ def _words(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(word, str) for word in value):
         raise ValueError("a list of texts")
     return tuple(value)
+
+
+def _servers(value: Any) -> tuple[str, ...]:
+    addresses = _words(value)
+    if not all(re.fullmatch(r"(grpcs?|https?)://[^/\s]+:\d+(/\S*)?", address) for address in addresses):
+        raise ValueError("a list of addresses such as grpc://host:8001 or http://host:8000")
+    return addresses
+
+
+def _yes_or_no(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
 
 
 def _one_of(*allowed: str) -> Callable[[Any], str]:
@@ -87,8 +101,19 @@ class Settings:
         "What runs the model: `onnx` or `torch-cpu` on the processor; `torch-cuda` on a GPU; "
         "`torch-cuda-bf16` likewise, faster but with other scores.",
     )
+    Servers: tuple[str, ...] = _setting(
+        (),
+        _servers,
+        "Inference servers that run the model instead: `grpc://host:8001` or `http://host:8000`, with TLS `grpcs` and "
+        "`https`. They take turns.",
+    )
+    LocalFallback: bool = _setting(
+        False, _yes_or_no, "Whether this machine runs the model itself when none of the `Servers` can be used."
+    )
     Python: str = _setting("", _text, "The interpreter for the worker processes; empty: the project's own, or python3.")
-    Workers: int = _setting(0, _whole(0, 256), "Worker processes; 0: one for each processor core.")
+    Workers: int = _setting(
+        0, _whole(0, 256), "Worker processes; 0: one for each processor core, two with `Servers`, which are waited for."
+    )
     TimeLimit: int = _setting(120, _whole(1, 86400), "Seconds that one image may take before its worker is ended.")
     MemoryLimit: int = _setting(4096, _whole(512, 1 << 20), "Address space of one worker, in MiB.")
     Attempts: int = _setting(
@@ -122,12 +147,16 @@ class Settings:
                 values[name] = setting.metadata["check"](value)
             except ValueError as allowed:
                 raise BadSetting(f"{where} is {value!r}; it must be {allowed}") from None
+        if values["Servers"] and values["Engine"] != "onnx":
+            raise BadSetting(
+                f"{SECTION}.Engine is {values['Engine']!r}; with {SECTION}.Servers it must be 'onnx', the last resort"
+            )
         return cls(**values)
 
     @property
     def workers(self) -> int:
-        """The number of worker processes: as set, or the cores that this process may use."""
-        return self.Workers or len(os.sched_getaffinity(0))
+        """The number of worker processes: as set, or as many as keep this process's cores busy."""
+        return self.Workers or len(os.sched_getaffinity(0)) * (2 if self.Servers else 1)
 
     def model_folder(self, root: Path) -> Path:
         """Where prepared models are kept, below `root` unless the setting is absolute."""
@@ -140,11 +169,16 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """How Orthanc is reached from its own machine. `authorization` is a secret: never logged."""
+    """How Orthanc is reached from its own machine. `authorization` is a secret: never logged.
+
+    `shared` is Orthanc's own setting CheckRevisions, which stands where several Orthancs write to one database: whoever
+    replaces metadata then has to say what, and only one of two who do it at once succeeds.
+    """
 
     url: str
     authorization: str = field(repr=False)
     certificate: str = ""
+    shared: bool = False
 
     @classmethod
     def to_orthanc(cls, configuration: Mapping[str, Any], authorization: str) -> Self:
@@ -159,4 +193,14 @@ class Connection:
             url=f"{'https' if secure else 'http'}://127.0.0.1:{configuration.get('HttpPort', 8042)}",
             authorization=authorization,
             certificate=str(configuration.get("SslCertificate", "")) if secure else "",
+            shared=bool(configuration.get("CheckRevisions", False)),
         )
+
+    def trust(self) -> ssl.SSLContext | None:
+        """Of Orthanc's own certificate and no other; it names the server as the outside knows it, not the loopback."""
+        if not self.certificate:
+            return None
+        context = ssl.create_default_context(cafile=self.certificate)
+        context.check_hostname = False
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        return context

@@ -1,7 +1,7 @@
 """Stand-in weights: TorchXRayVision's DenseNet121 with seeded random weights, for trying things without the real ones.
 
 Its scores mean nothing, but behave as real ones do: they spread over 0..1 between images and between findings.
-Imported by `plugin/weights.py` alone.
+Imported by `plugin/weights.py`, and for `plausible_inputs` by `plugin/servers.py`.
 """
 
 from __future__ import annotations

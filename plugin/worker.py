@@ -10,14 +10,15 @@ import os
 import resource
 import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from plugin import marks
+from plugin import claims, marks
 from plugin.archive import Archive, ArchiveUnavailable, Gone, Refused
 from plugin.settings import Connection, Settings
 
@@ -30,14 +31,19 @@ PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one try. `later` means: nothing is wrong with the image, try it again."""
+    """What became of one try. `later` means: nothing is wrong with the image, try it again.
+
+    `elsewhere`: another Orthanc on the same database works on it.
+    """
 
     state: Literal["done", "skipped", "failed", "gone", "later"]
     reason: str = ""
     model_unavailable: bool = False
+    elsewhere: bool = False
 
 
 _archive: Archive
+_server: str
 _settings: Settings
 _model_path: Path
 _engine: str
@@ -45,7 +51,7 @@ _engine: str
 
 def begin(connection: Connection, settings: Settings, model_path: Path, engine: str) -> None:
     """Make this process a worker: its limits, and whom to talk to. `engine` is '' if it is to load the model itself."""
-    global _archive, _settings, _model_path, _engine  # a pool's process has no other place for what its tasks share
+    global _archive, _server, _settings, _model_path, _engine  # a process has no other place for what its tasks share
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for Orthanc, which ends us in its own time
     warnings.simplefilter("ignore")  # pydicom's quote what stands in the file, and they would go to Orthanc's log
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -56,6 +62,7 @@ def begin(connection: Connection, settings: Settings, model_path: Path, engine: 
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
         os.environ[variable] = "1"  # the cores are shared out among workers, not within one
     _archive, _settings, _model_path, _engine = Archive(connection), settings, model_path, engine
+    _server = claims.name(connection) if connection.shared else ""
 
 
 def ready() -> Outcome:
@@ -71,7 +78,13 @@ def ready() -> Outcome:
 
 def classify(instance: str, study: str) -> Outcome:
     """Classify one instance of a CR or DX series whose study has the Orthanc id `study`."""
-    return _tried(lambda: _classify(instance, study))
+
+    def task() -> Outcome:
+        model = _current_model()
+        with _claim(instance):
+            return _classify(instance, study, model)
+
+    return _tried(task)
 
 
 def give_up(instance: str, study: str, reason: str) -> Outcome:
@@ -85,6 +98,10 @@ def _tried(task: Callable[[], Outcome]) -> Outcome:
 
     try:
         return task()
+    except claims.Taken:
+        return Outcome("later", "Another server works on it", elsewhere=True)
+    except claims.Finished as elsewhere:
+        return Outcome(elsewhere.state, "by another server")
     except Gone:
         return Outcome("gone")
     except ArchiveUnavailable as problem:
@@ -93,10 +110,24 @@ def _tried(task: Callable[[], Outcome]) -> Outcome:
         return Outcome("later", str(problem), model_unavailable=True)
 
 
-def _classify(instance: str, study: str) -> Outcome:
+@contextmanager
+def _claim(instance: str) -> Iterator[None]:
+    """Where several Orthancs share a database, do it only if no other one does."""
+    from plugin import classifier
+
+    if _server:
+        claims.claim(_archive, instance, _server, _settings.TimeLimit)
+    try:
+        yield
+    except classifier.ModelUnavailable:
+        if _server:
+            _archive.unmark(instance)  # another server may have a model
+        raise
+
+
+def _classify(instance: str, study: str, model: Classifier) -> Outcome:
     from plugin import analysis
 
-    model = _current_model()
     created = _now()
     clock = analysis.Stopwatch()
     with clock("fetch"):
@@ -127,6 +158,7 @@ def _classify(instance: str, study: str) -> Outcome:
             **found.milliseconds,
             "store": clock.milliseconds["store"],
         },
+        **({"server": _server} if _server else {}),
     )
     try:
         _archive.mark(instance, text)
@@ -153,6 +185,10 @@ def _current_model() -> Classifier:
 def _load(path: Path, version: tuple[int, int]) -> Classifier:
     from plugin import classifier, engine
 
+    if _settings.Servers:
+        from plugin import servers
+
+        return servers.load(path, _settings.Servers, _settings.LocalFallback)
     return engine.RemoteClassifier(_engine) if _engine else classifier.load(path)
 
 
@@ -173,9 +209,7 @@ def _store(found: Analysis, study: str) -> str:
             "Orthanc reads PatientID in the image's SpecificCharacterSet otherwise than it says: it put the report "
             f"into study {stored.study} instead of the image's own, {study}, and it was removed again"
         )
-    for other, uid in _archive.reports(study).items():
-        if other == stored.instance:
-            continue
+    for other, uid in _archive.reports(study, besides=stored.instance).items():
         if on_same_image(uid, found.document.SOPInstanceUID) or (
             not is_report_uid(uid) and says_the_same(_archive.file(other), found.document.data)
         ):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from plugin import dispatcher, query
+from plugin import changelog, dispatcher, query
 from plugin.archive import Archive, ArchiveUnavailable, Change, Gone, Instance, Place, Series
 from plugin.dispatcher import Dispatcher
 from plugin.listing import Listing
@@ -37,7 +37,10 @@ class FakeArchive(Archive):
         if self.down:
             raise ArchiveUnavailable("Orthanc does not answer")
         seqs = range(since + 1, min(since + limit, len(self.log)) + 1)
-        return [Change(seq, self.log[seq - 1]) for seq in seqs], max([*seqs, since]), since + limit >= len(self.log)
+        found = [
+            Change(seq, self.log[seq - 1]) for seq in seqs if self.log[seq - 1]
+        ]  # '' for one that is not there yet
+        return found, max([*seqs, since]), since + limit >= len(self.log)
 
     def instances(self, ids: Sequence[str], marks: bool = True) -> list[Instance]:
         found = sorted((one for one in ids if one in self.modality), reverse=True)  # in no order that means anything
@@ -391,3 +394,29 @@ def test_a_backfill_can_be_stopped(world: World) -> None:
     world.tick()
     assert world.pool.given == []
     assert world.counts()[0] == 0
+
+
+def test_what_another_server_works_on_is_looked_at_again_until_it_is_done(world: World) -> None:
+    world.archive.add("a")
+    world.tick()
+    world.finish("a", Outcome("later", "another server works on it", elsewhere=True))
+    assert world.tick() == pytest.approx(dispatcher.ELSEWHERE)
+    assert world.counts()[0] == 1
+    assert world.said["position"] == 0
+    world.tick(dispatcher.ELSEWHERE)
+    assert world.pool.given == ["a", "a"]
+    world.finish("a", Outcome("done", "by another server"))
+    world.tick()
+    assert world.counts()[:2] == (0, 1)
+    assert "tried again" not in str(world.log)
+
+
+def test_an_arrival_that_the_log_shows_late_holds_the_position(world: World) -> None:
+    world.dispatcher = Dispatcher(world.archive, world.pool, 0, 3, world._hear, world.listing, shared=True)
+    for instance in ("late", "b", "c"):
+        world.archive.add(instance)
+    world.archive.log[0] = ""
+    world.tick()
+    world.archive.log[0] = "late"
+    world.tick(changelog.AGAIN)
+    assert list(world.dispatcher._arrivals.items()) == [("late", 1), ("b", 2), ("c", 3)]

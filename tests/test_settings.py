@@ -29,6 +29,16 @@ def test_defaults_are_valid() -> None:
         ({"TimeLimit": "60"}, r"ChestXRay\.TimeLimit is '60'; it must be a whole number from 1"),
         ({"BodyParts": "HAND"}, r"ChestXRay\.BodyParts is 'HAND'; it must be a list of texts"),
         ({"Engine": "cuda"}, r"ChestXRay\.Engine is 'cuda'; it must be one of onnx, torch-cpu, torch-cuda"),
+        ({"Servers": "grpc://a:1"}, r"ChestXRay\.Servers is 'grpc://a:1'; it must be a list of texts"),
+        (
+            {"Servers": ["a:1"]},
+            r"ChestXRay\.Servers is \['a:1'\]; it must be a list of addresses such as grpc://host:8001",
+        ),
+        ({"LocalFallback": 1}, r"ChestXRay\.LocalFallback is 1; it must be true or false"),
+        (
+            {"Servers": ["grpc://a:1"], "Engine": "torch-cpu"},
+            r"ChestXRay\.Engine is 'torch-cpu'; with ChestXRay\.Servers it must be 'onnx'",
+        ),
         ([], r"ChestXRay in orthanc\.json is \[\]; it must be a section"),
     ],
 )
@@ -43,6 +53,12 @@ def test_the_environment_overrides_the_file_and_is_named_when_wrong() -> None:
     assert Settings.read({"Weights": "a"}, {"WEIGHTS": ""}).Weights == "a"
     with pytest.raises(BadSetting, match=r"^WEIGHTS_SHA256 is 'zz'"):
         Settings.read({}, {"WEIGHTS_SHA256": "zz"})
+
+
+def test_workers_that_wait_for_servers_are_twice_as_many() -> None:
+    alone = Settings.read({}, {}).workers
+    assert Settings.read({"Servers": ["grpc://a:1", "https://b:8000/v"]}, {}).workers == 2 * alone
+    assert Settings.read({"Servers": ["grpc://a:1"], "Workers": 3}, {}).workers == 3
 
 
 def test_every_setting_explains_itself() -> None:

@@ -1,0 +1,183 @@
+"""The model on real inference servers: the same scores, and nothing lost whatever becomes of the servers."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from demo.phantoms import radiograph, to_bytes
+from plugin import model_repository, servers
+from plugin.classifier import Classifier, ModelUnavailable
+from plugin.report import Model
+from plugin.stand_in import plausible_inputs
+from tests import oracle
+from tests.cluster.inference_server import InferenceServer
+from tests.pacs import Pacs, wait_for
+
+IMAGES = 200
+
+
+@pytest.fixture(scope="session")
+def repository(prepared_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The prepared model, and beside it two others under the names of models that they are not."""
+    folder = tmp_path_factory.mktemp("servers") / "repository"
+    model_repository.write(prepared_model, folder)
+    for name in ("other-weights", "other-scores"):
+        wrong = onnx.load(prepared_model)
+        if name == "other-weights":
+            (entry,) = [one for one in wrong.metadata_props if one.key == "weights_sha256"]
+            entry.value = "ab" * 32
+        else:
+            bias = next(one for one in wrong.graph.initializer if list(one.dims) == [18])
+            bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(0.01), bias.name))
+        path = folder.parent / f"{name}.onnx"
+        onnx.save(wrong, path)
+        model_repository.write(path, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(repository: Path) -> Iterator[InferenceServer]:
+    with InferenceServer(repository) as running:
+        yield running
+
+
+# One server
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_scores_are_those_of_the_local_engine_and_of_torchxrayvision(
+    server: InferenceServer, protocol: str, prepared_model: Path, classify: Classifier, densenet: Any
+) -> None:
+    served = servers.load(prepared_model, [getattr(server, protocol)], fallback=False)
+    batch = plausible_inputs(3)
+    found, expected = served(batch), classify(batch)
+    assert found.scores == pytest.approx(expected.scores, abs=1e-4)
+    assert found.scores == pytest.approx(np.stack([oracle.scores(densenet, image) for image in batch]), abs=1e-4)
+    assert found.activation == pytest.approx(expected.activation, abs=1e-2)
+    assert found.scores.dtype == found.activation.dtype == np.float32
+    assert served.model == classify.model
+    assert served.precision == "float32"
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("other-weights", r"has another model other-weights: the SHA-256 of its weights is (ab){32}, not "),
+        (
+            "other-scores",
+            r"computes otherwise: its scores of a known image differ from the local engine's by \d\.\de-0",
+        ),
+        ("no-such-model", r"cannot be used: .*no-such-model.* not found"),
+    ],
+)
+def test_a_server_with_another_model_is_refused(
+    server: InferenceServer, prepared_model: Path, tmp_path: Path, name: str, sentence: str
+) -> None:
+    ours = shutil.copy(prepared_model, tmp_path / f"{name}.onnx")
+    for address in (server.grpc, server.http):
+        served = servers.load(Path(ours), [address], fallback=False)
+        with pytest.raises(ModelUnavailable, match=rf"No inference server can be used: {address} {sentence}"):
+            served(plausible_inputs(1))
+
+
+# Several
+
+
+def test_another_server_takes_over_and_one_that_returns_is_used_again(
+    server: InferenceServer, repository: Path, prepared_model: Path, classify: Classifier
+) -> None:
+    image = plausible_inputs(1)
+    expected = pytest.approx(classify(image).scores, abs=1e-4)
+    with InferenceServer(repository) as second:
+        served = servers.load(prepared_model, [second.grpc, server.grpc], fallback=False)
+        for _ in range(2):
+            assert served(image).scores == expected
+        second.kill()
+        for _ in range(4):
+            assert served(image).scores == expected
+        assert served.servers[0].client is None
+        second.start()
+        served.servers[0].rests_until = 0
+        for _ in range(2):
+            assert served(image).scores == expected
+        assert served.servers[0].client
+
+
+def test_the_local_engine_is_the_last_resort_where_it_may_be(
+    server: InferenceServer, prepared_model: Path, tmp_path: Path, classify: Classifier
+) -> None:
+    wrong = Path(shutil.copy(prepared_model, tmp_path / "other-weights.onnx"))
+    image = plausible_inputs(1)
+    served = servers.load(wrong, [server.grpc], fallback=True)
+    assert served(image).scores == pytest.approx(classify(image).scores, abs=1e-5)
+
+
+# In Orthanc
+
+
+def test_a_server_that_is_killed_and_restarted_amid_200_images_loses_none(
+    repository: Path, prepared_model: Path, tmp_path: Path, classify: Classifier
+) -> None:
+    with InferenceServer(repository, workers=2) as server:
+        options = {"ChestXRay": {"Servers": [server.grpc]}}
+        with Pacs(tmp_path, options, MODEL_FOLDER=str(prepared_model.parent)) as pacs:
+            pacs.wait_until_ready()
+            drawn = [radiograph(seed, rows=64, columns=64) for seed in range(IMAGES)]
+            instances = [pacs.upload(to_bytes(ds)) for ds in drawn[: IMAGES // 2]]
+            wait_for(lambda: pacs.get("/chest-xray/status")["done"] > IMAGES // 10 or None, 60, pacs.log)
+            server.kill()
+            instances += [pacs.upload(to_bytes(ds)) for ds in drawn[IMAGES // 2 :]]
+            wait_for(lambda: not pacs.get("/chest-xray/status")["ready"] or None, 30, pacs.log)
+            status = pacs.get("/chest-xray/status")
+            assert status["reason"].startswith(f"No inference server can be used: {server.grpc} does not answer")
+            assert status["pending"] > 0
+            waiting = pacs.get(f"/instances/{instances[-1]}/chest-xray")
+            assert (waiting["state"], waiting["reason"]) == ("pending", status["reason"])
+            server.start()
+            results = [pacs.result(instance, 180) for instance in instances]
+            assert {result["state"] for result in results} == {"done"}
+            assert all(len(pacs.reports_beside(instance)) == 1 for instance in instances)
+            status = pacs.get("/chest-xray/status")
+            assert (status["ready"], status["pending"], status["done"]) == (True, 0, IMAGES)
+            assert status["failed"] == status["skipped"] == 0
+
+
+# Triton, as far as without it
+
+
+def test_the_configuration_for_triton_is_one_that_triton_reads(repository: Path, classify: Classifier) -> None:
+    for place in (file.parent for file in repository.glob("*/config.pbtxt")):
+        config = text_format.Parse((place / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+        assert config.name == place.name
+        assert config.backend == "onnxruntime"
+        assert config.dynamic_batching.max_queue_delay_microseconds > 0
+        (model,) = place.glob("*/model.onnx")
+        session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        for ours, theirs in ((config.input, session.get_inputs()), (config.output, session.get_outputs())):
+            assert [(one.name, list(one.dims)) for one in ours] == [(one.name, one.shape[1:]) for one in theirs]
+            types = {"tensor(float)": model_config_pb2.TYPE_FP32, "tensor(uint8)": model_config_pb2.TYPE_UINT8}
+            assert [one.data_type for one in ours] == [types[one.type] for one in theirs]
+        batch = plausible_inputs(config.max_batch_size // 16)
+        scores, _, weights = session.run(None, {"image": batch})
+        assert [row.tobytes().hex() for row in weights] == [config.parameters["weights_sha256"].string_value] * 4
+        assert len(scores) == 4
+    assert Model(**{**_parameters(repository, classify), "labels": classify.model.labels}) == classify.model
+
+
+def _parameters(repository: Path, classify: Classifier) -> dict[str, Any]:
+    """The identity in the configuration of the right model."""
+    (place,) = repository.glob("densenet*")
+    config = text_format.Parse((place / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    found = {key: config.parameters[key].string_value for key in ("name", "version", "weights_sha256")}
+    assert config.parameters["weights"].string_value == classify.model.weights
+    return {**found, "trained": classify.model.trained, "thresholds": classify.model.thresholds}
