@@ -2,8 +2,8 @@
 
 Standard input brings lines of JSON from Orthanc: first what to work with, then `{}` when there is something new,
 `{"deleted": id}`, and `{"backfill": dates}`. Its end means that Orthanc is gone. Standard output takes lines of JSON
-back: `{"status": ...}`, `{"position": ...}` in Orthanc's change log, `{"backfill": null}` when that is finished, and
-`{"info": ...}` or `{"warning": ...}` for Orthanc's log.
+back: `{"worklist": path}` of the file to read, `{"status": ...}`, `{"position": ...}` in Orthanc's change log,
+`{"backfill": null}` when that is finished, and `{"info": ...}` or `{"warning": ...}` for Orthanc's log.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from typing import Any
 
 from plugin.archive import Archive
 from plugin.dispatcher import Dispatcher
+from plugin.listing import Listing
 from plugin.pool import WorkerPool
 from plugin.settings import Connection, Settings
+from plugin.worklist import Worklist
 
 BREATH = 0.1  # seconds between two looks at the change log while images of other modalities pour in
 POOL = {"pool": "changed"}
@@ -37,12 +39,14 @@ def main() -> None:
     threading.Thread(target=_listen, args=(lines, news), daemon=True).start()
 
     pool = WorkerPool(connection, settings, changed=lambda: news.put(POOL))
-    dispatcher = Dispatcher(Archive(connection), pool, start["since"], settings.Attempts, _say)
+    archive, worklist = Archive(connection), Worklist()
+    dispatcher = Dispatcher(archive, pool, start["since"], settings.Attempts, _say, Listing(archive, worklist, _say))
     dispatcher.want(start["instances"])
     dispatcher.backfill(start["backfill"])
     try:
         _work(dispatcher, news)
     finally:
+        worklist.close()
         pool.stop()
 
 

@@ -46,6 +46,18 @@ class Instance(NamedTuple):
     id: str
     series: str
     mark: dict[str, Any] | None
+    received: str = ""  # ReceptionDate, which Orthanc writes in UTC
+
+
+class Place(NamedTuple):
+    """Where a series' instances belong: Orthanc's ids, and what the index knows under DICOM's keywords."""
+
+    study: str
+    patient: str
+    PatientID: str
+    PatientName: str
+    StudyDate: str
+    Modality: str
 
 
 class Series(NamedTuple):
@@ -116,7 +128,7 @@ class Archive:
             return []
         query = {"Resources": list(ids), "Level": "Instance", "Metadata": marks}
         rows = self._ask("POST", "/tools/bulk-content", json=query).json()
-        return [Instance(row["ID"], row["ParentSeries"], mark_in(row.get("Metadata", {}))) for row in rows]
+        return [_instance(row, row.get("Metadata", {})) for row in rows]
 
     def series(self, series: str) -> Series:
         """:raises Gone: if there is no such series any more."""
@@ -137,6 +149,16 @@ class Archive:
         query = {"Resources": list(series), "Level": "Series"}
         rows = self._ask("POST", "/tools/bulk-content", json=query).json()
         return self.instances([instance for row in rows for instance in row["Instances"]])
+
+    def places(self, series: Sequence[str]) -> dict[str, Place]:
+        """Where these series belong, in two requests; those that are gone are left out."""
+        if not series:
+            return {}
+        query = {"Resources": list(series), "Level": "Series"}
+        rows = self._ask("POST", "/tools/bulk-content", json=query).json()
+        query = {"Resources": sorted({row["ParentStudy"] for row in rows}), "Level": "Study"}
+        studies = {row["ID"]: row for row in self._ask("POST", "/tools/bulk-content", json=query).json()}
+        return {row["ID"]: _place(row, studies[row["ParentStudy"]]) for row in rows if row["ParentStudy"] in studies}
 
     def file(self, instance: str) -> bytes:
         """The stored DICOM file. :raises Gone: if it was deleted."""
@@ -211,6 +233,21 @@ class Archive:
     def mark(self, instance: str, result: str) -> None:
         """Write our result, a JSON text, to the instance's metadata. :raises Gone: if it was deleted."""
         self._ask("PUT", f"/instances/{instance}/metadata/{METADATA}", body=result.encode())
+
+
+def _instance(row: dict[str, Any], metadata: dict[str, str]) -> Instance:
+    return Instance(row["ID"], row["ParentSeries"], mark_in(metadata), metadata.get("ReceptionDate", ""))
+
+
+def _place(series: dict[str, Any], study: dict[str, Any]) -> Place:
+    return Place(
+        study=study["ID"],
+        patient=study["ParentPatient"],
+        PatientID=study["PatientMainDicomTags"].get("PatientID", ""),
+        PatientName=study["PatientMainDicomTags"].get("PatientName", ""),
+        StudyDate=study["MainDicomTags"].get("StudyDate", ""),
+        Modality=series["MainDicomTags"].get("Modality", ""),
+    )
 
 
 def _trusting(certificate: str) -> ssl.SSLContext:

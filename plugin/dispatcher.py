@@ -10,7 +10,7 @@ therefore serves a new arrival, a restart after a crash and a wish to classify a
 from __future__ import annotations
 
 import heapq
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from plugin import marks
 from plugin.archive import Archive, ArchiveUnavailable, Gone, Instance
+from plugin.listing import Listing
 from plugin.worker import Outcome
 
 LONGEST_PAUSE = 300.0  # seconds between two tries of something that is not the image's fault
@@ -74,11 +75,13 @@ class Dispatcher:
 
     :param since: the log's position up to which everything is finished.
     :param attempts: how often an image that ends its worker is tried.
+    :param listing: is told of every image of ours that may have changed.
     """
 
-    def __init__(self, archive: Archive, pool: Pool, since: int, attempts: int, say: Say) -> None:
+    def __init__(self, archive: Archive, pool: Pool, since: int, attempts: int, say: Say, listing: Listing) -> None:
         """Nothing is read yet."""
         self._archive, self._pool, self._attempts, self._say = archive, pool, attempts, say
+        self._listing = listing
         self._read = since
         self._ready: list[Task] = []
         self._waiting: list[tuple[float, Task]] = []
@@ -86,10 +89,6 @@ class Dispatcher:
         self._arrivals: OrderedDict[str, int] = OrderedDict()  # unfinished, with their place in the log
         self._past: set[str] = set()  # unfinished, from a backfill
         self._gone: list[str] = []
-        self._states: dict[str, str] = {}
-        self._counts: Counter[str] = Counter()
-        self._census: Walk | None = None
-        self._counted = False
         self._dates: str | None = None
         self._backfill: Walk | None = None
         self._said: dict[str, Any] = {}
@@ -104,12 +103,14 @@ class Dispatcher:
             self.want(self._gone)  # one may have come back while its first try was under way
             self._gone.clear()
             self._read_log()
-            if self._count() or self._look_back():
+            more = self._look_back()
+            self._start(now)
+            if self._listing.tick(now) or more:
                 pause = 0.0
         except ArchiveUnavailable as problem:
             self._say("warning", f"{problem}; trying again in 2 s")
             pause = 2.0
-        self._start(now)
+            self._start(now)
         self._report()
         return min(pause, max(self._waiting[0][0] - now, 0.05)) if self._waiting else pause
 
@@ -119,7 +120,7 @@ class Dispatcher:
 
     def forget(self, instance: str) -> None:
         """The instance was deleted from Orthanc."""
-        self._remember(instance, None)
+        self._listing.look_up(instance)
 
     def backfill(self, dates: str | None) -> None:
         """Classify what is in the archive already and bears no mark, as long as nothing new is to do.
@@ -137,19 +138,6 @@ class Dispatcher:
             changes, last, done = self._archive.changes(self._read)
             self._queue({change.instance: change.seq for change in changes})
             self._read = last
-
-    def _count(self) -> bool:
-        """Learn, a page at each tick, what earlier runs have finished; whether there is more."""
-        if self._counted:
-            return False
-        if not self._census:
-            series = self._archive.radiographs()
-            self._census = Walk(series, len(series))
-        for instance in self._archive.instances_of(self._census.page()):
-            if instance.mark:
-                self._remember(instance.id, instance.mark["state"])
-        self._counted = not self._census.series
-        return not self._counted
 
     def _look_back(self) -> bool:
         """Queue a page of the past, if there is one and little else to do; whether to come again at once."""
@@ -177,9 +165,8 @@ class Dispatcher:
         ours = [found.id for found in unknown if self._is_ours(found)]
         # In the log's order, which Orthanc's answer does not keep: the first arrival tells what is finished.
         for found in sorted(self._archive.instances(ours), key=lambda one: places[one.id]):
-            if found.mark:
-                self._remember(found.id, found.mark["state"])
-            else:
+            self._listing.note(found)
+            if not found.mark:
                 self._add(found, places[found.id], arrival=True)
 
     def _is_ours(self, found: Instance) -> bool:
@@ -193,20 +180,11 @@ class Dispatcher:
             series = self._series(found.series)
         except Gone:
             return
-        self._remember(found.id, None)
         if arrival:
             self._arrivals[found.id] = order
         else:
             self._past.add(found.id)
         heapq.heappush(self._ready, Task(not arrival, order, found.id, series.study))
-
-    def _remember(self, instance: str, state: str | None) -> None:
-        """For the counts in the status alone; what decides is the mark in Orthanc."""
-        if before := self._states.pop(instance, None):
-            self._counts[before] -= 1
-        if state:
-            self._states[instance] = state
-            self._counts[state] += 1
 
     def _start(self, now: float) -> None:
         while self._waiting and self._waiting[0][0] <= now:
@@ -224,11 +202,11 @@ class Dispatcher:
             return
         self._arrivals.pop(task.instance, None)
         self._past.discard(task.instance)
+        self._listing.look_up(task.instance)
         if outcome.state == "gone":
             self._say("info", f"Instance {task.instance} was deleted before it was classified")
             self._gone.append(task.instance)
             return
-        self._remember(task.instance, outcome.state)
         level = "info" if outcome.state == "done" else "warning"
         self._say(level, f"Instance {task.instance}: {outcome.state}{outcome.reason and f', {outcome.reason}'}")
 
@@ -272,7 +250,7 @@ class Dispatcher:
             "reason": problem,
             "workers": self._pool.workers,
             "pending": len(self._arrivals) + len(self._past),
-            **{state: self._counts[state] for state in ("done", "skipped", "failed")},
+            "complete": self._listing.complete,
             "backfill": None if self._dates is None else progress,
         }
         self._tell("status", status)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import sqlite3
 import sys
 from http import HTTPStatus
 from pathlib import Path
@@ -33,11 +34,6 @@ class OrthancIndex:
     def get(self, path: str) -> Any:
         """:raises LookupError: if there is no such resource."""
         return json.loads(_found(orthanc.RestApiGet, path))
-
-    def find(self, query: Any) -> list[str]:
-        """`/tools/find`."""
-        found: list[str] = json.loads(orthanc.RestApiPost("/tools/find", json.dumps(query)))
-        return found
 
     def unmark(self, instance: str) -> None:
         """:raises LookupError: if there is no such instance."""
@@ -67,13 +63,8 @@ class Plugin:
         self._early: list[str] = []
         self._since = 0
         self._index = OrthancIndex()
-        counts = dict.fromkeys(("pending", "done", "skipped", "failed"), 0)
-        self._status: dict[str, Any] = {
-            "ready": False,
-            "reason": "Orthanc is starting",
-            "workers": 0,
-            **counts,
-        }
+        self._status: dict[str, Any] = {"ready": False, "reason": "Orthanc is starting", "workers": 0}
+        self._worklist = ""  # its file, once there is one
 
     def on_stored(self, _dicom: Any, instance: str) -> None:
         """Remember that something arrived; which it was stands in Orthanc's change log."""
@@ -120,6 +111,8 @@ class Plugin:
                 orthanc.LogWarning(f"Chest X-ray: {value}")
             case "status":
                 self._status = value
+            case "worklist":
+                self._worklist = value
             case "position":
                 self._since = value
                 orthanc.SetGlobalProperty(marks.POSITION, str(value))
@@ -127,7 +120,8 @@ class Plugin:
                 orthanc.SetGlobalProperty(marks.BACKFILL, "")
             case "ended":
                 reason = f"The classifying process has ended; it is started again in {value:.0f} s"
-                self._status = {**self._status, "ready": False, "reason": reason}
+                self._status = {**self._status, "ready": False, "reason": reason, "complete": False}
+                self._worklist = ""  # a file that nobody keeps in step is worse than none
                 orthanc.LogWarning(f"Chest X-ray: {reason}")
 
     def on_instance(self, output: Any, _uri: str, **request: Any) -> None:
@@ -149,12 +143,27 @@ class Plugin:
             self._on_backfill(output, request)
         elif request["method"] != "GET":
             output.SendMethodNotAllowed("GET")
-        elif name == "status":
-            _send(output, routes.health({**self._status, "version": __version__}))
-        elif name == "results":
-            _send(output, routes.results(self._index, request["get"].get("format", "")))
         else:
-            _send(output, routes.page(name))
+            try:
+                _send(output, self._answer(name, request["get"]))
+            except sqlite3.Error as problem:
+                _send(output, routes.unreadable(problem))
+
+    def _answer(self, name: str, wish: dict[str, str]) -> routes.Reply:
+        """`GET` of everything below /chest-xray."""
+        match name.split("/"):
+            case ["status"]:
+                return routes.health({**self._status, "version": __version__}, self._worklist)
+            case ["worklist"]:
+                return routes.page_of_worklist(self._status, self._worklist, wish)
+            case ["results"]:
+                return routes.results(self._worklist, wish)
+            case ["prior"]:
+                return routes.prior(self._index, self._worklist, wish.get("instance", ""))
+            case ["of", resource]:
+                return routes.about(self._index, resource)
+            case _:
+                return routes.page(name)
 
     def _on_backfill(self, output: Any, request: dict[str, Any]) -> None:
         """`POST` and `DELETE /chest-xray/backfill`."""

@@ -1,6 +1,7 @@
 """The plugin's answers to HTTP requests: reads the marks that the workers left, and knows no DICOM.
 
-Standard library only; Orthanc's index is handed in as `Index`, so that all of it can be tried without a server.
+One image's mark comes from Orthanc itself, lists of them from the worklist's file. Standard library only; Orthanc's
+index is handed in as `Index`, so that all of it can be tried without a server.
 """
 
 from __future__ import annotations
@@ -8,22 +9,28 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+import re
+import sqlite3
+from collections.abc import Iterable, Mapping
 from datetime import date
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
-from plugin import marks
+from plugin import marks, query
+from plugin.query import BadQuery, Query
 
 WEB = Path(__file__).parent / "web"
-PAGES = {"": "index.html", "app.js": "app.js", "style.css": "style.css"}
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
 }
+
+MOST_LINES, MOST_ROWS = 20_000, 200_000
+"""Results in one answer, as JSON lines and as CSV: about 100 MB, since Orthanc 1.10 takes no answer in pieces."""
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -51,10 +58,6 @@ class Index(Protocol):
 
     def get(self, path: str) -> Any:
         """The JSON of a REST path. :raises LookupError: if there is no such resource."""
-        ...
-
-    def find(self, query: Mapping[str, Any]) -> list[str]:
-        """`/tools/find`."""
         ...
 
     def unmark(self, instance: str) -> None:
@@ -106,9 +109,83 @@ def _not_ours(index: Index, instance: str) -> Reply | None:
     return _json({"state": "skipped", "instance": instance, "reason": reason})
 
 
-def health(status: Mapping[str, Any]) -> Reply:
-    """`GET /chest-xray/status`."""
-    return _json(dict(status))
+def health(status: Mapping[str, Any], worklist: str) -> Reply:
+    """`GET /chest-xray/status`: `queued` is what is to do now; the other numbers are of the whole archive."""
+    with query.reading(worklist) as db:
+        return _json({**status, "queued": status.get("pending", 0), **query.counts(db)})
+
+
+def page_of_worklist(status: Mapping[str, Any], worklist: str, wish: Mapping[str, str]) -> Reply:
+    """`GET /chest-xray/worklist`: a page of all images of ours, filtered and sorted."""
+    try:
+        asked = Query.read(wish)
+        with query.reading(worklist) as db:
+            found = {
+                "total": query.total(db, asked),
+                "complete": bool(worklist) and status.get("complete", False),
+                "labels": query.labels(db),
+                "rows": query.rows(db, asked),
+            }
+    except BadQuery as sentence:
+        return _error(HTTPStatus.BAD_REQUEST, str(sentence))
+    return _json(found)
+
+
+def prior(index: Index, worklist: str, instance: str) -> Reply:
+    """`GET /chest-xray/prior?instance=`: the same patient's other results, oldest first."""
+    try:
+        patient = _resource(index, f"/instances/{instance}/patient", instance)["ID"]
+    except LookupError:
+        return _error(HTTPStatus.NOT_FOUND, f"Orthanc has no instance {instance}")
+    with query.reading(worklist) as db:
+        return _json({"rows": query.prior(db, instance, patient)})
+
+
+def about(index: Index, resource: str) -> Reply:
+    """`GET /chest-xray/of/{id}`: the images that the pages of an instance, a series or a study are about."""
+    for level, parent in (("instance", "instances"), ("series", "series"), ("study", "studies")):
+        try:
+            found = _resource(index, f"/{parent}/{resource}", resource)
+        except LookupError:
+            continue
+        if level == "instance":
+            found = index.get(f"/series/{found['ParentSeries']}")
+        study = found if level == "study" else index.get(f"/studies/{found['ParentStudy']}")
+        instances = _radiographs(index, study) if level == "study" else _named_by(index, study, found, level, resource)
+        answer = {"level": level, "patient": study["ParentPatient"], "study": study["ID"], "instances": instances}
+        return _json(answer)
+    return _error(HTTPStatus.NOT_FOUND, f"Orthanc has no instance, series or study {resource}")
+
+
+def _resource(index: Index, path: str, name: str) -> dict[str, Any]:
+    """:raises LookupError: also for what is no id at all, and may lead elsewhere in Orthanc's REST API."""
+    if not re.fullmatch(r"[\w-]+", name):
+        raise LookupError(name)
+    found: dict[str, Any] = index.get(path)
+    return found
+
+
+def _radiographs(index: Index, study: Mapping[str, Any]) -> list[str]:
+    series = index.get(f"/studies/{study['ID']}/series")
+    return [one for each in series if _is_ours(each) for one in each["Instances"]]
+
+
+def _named_by(
+    index: Index, study: Mapping[str, Any], series: Mapping[str, Any], level: str, resource: str
+) -> list[str]:
+    """Themselves if they are radiographs, else those whose marks name one of them as their report."""
+    wanted = [resource] if level == "instance" else series["Instances"]
+    if _is_ours(series):
+        return list(wanted)
+    return [
+        image
+        for image in _radiographs(index, study)
+        if any(f'"{one}"' in str(marks.text_in(index.get(f"/instances/{image}/metadata?expand"))) for one in wanted)
+    ]
+
+
+def _is_ours(series: Mapping[str, Any]) -> bool:
+    return marks.eligible_modality(series["MainDicomTags"].get("Modality", ""))
 
 
 def backfill(body: bytes | None, headers: Mapping[str, str]) -> tuple[Reply, str | None]:
@@ -135,61 +212,64 @@ def _dicom_date(text: str | None) -> str:
     return f"{date.fromisoformat(text):%Y%m%d}" if text else ""
 
 
-def results(index: Index, form: str) -> Reply:
-    """`GET /chest-xray/results`: every mark there is, as JSON lines or as CSV."""
-    if form == "csv":
-        return Reply(
-            HTTPStatus.OK,
-            table(json.loads(text) for text in _texts(index)).encode(),
-            "text/csv; charset=utf-8",
-        )
-    if form:
+def results(worklist: str, wish: Mapping[str, str]) -> Reply:
+    """`GET /chest-xray/results`: the marks that the worklist's filters mean, as JSON lines or as CSV.
+
+    All of them, unless there is a `limit`; more than one answer may hold are refused, never cut off in silence.
+    """
+    form = wish.get("format", "")
+    if form not in ("", "csv"):
         return _error(HTTPStatus.BAD_REQUEST, f"format is {form!r}; there is csv, and JSON lines without it")
-    return Reply(
-        HTTPStatus.OK,
-        "".join(text + "\n" for text in _texts(index)).encode(),
-        "application/jsonl; charset=utf-8",
-    )
+    most = MOST_ROWS if form else MOST_LINES
+    try:
+        asked = Query.read(wish, most, limit=None, with_mark=True)
+        with query.reading(worklist) as db:
+            total = query.total(db, asked)
+            if asked.limit is None and total > most:
+                raise BadQuery(
+                    f"These are {total} results, and one answer holds {most}: "
+                    f"ask for them in parts, with limit={most} and offset=0, {most} and so on, or filter them"
+                )
+            found = query.texts(db, asked)
+            if form:
+                return Reply(HTTPStatus.OK, table(map(json.loads, found), query.labels(db)), "text/csv; charset=utf-8")
+            return Reply(HTTPStatus.OK, b"".join(text + b"\n" for text in found), "application/jsonl; charset=utf-8")
+    except BadQuery as sentence:
+        return _error(HTTPStatus.BAD_REQUEST, str(sentence))
 
 
 def page(name: str) -> Reply:
-    """`GET /chest-xray/`: the page for people, and what belongs to it."""
-    if name not in PAGES:
+    """`GET /chest-xray/`: the pages for people, and what belongs to them."""
+    file = WEB / (name if "." in name else f"{name or 'index'}.html")
+    if file not in WEB.iterdir() or file.suffix not in TYPES:
         return _error(HTTPStatus.NOT_FOUND, "There is no such page")
-    file = WEB / PAGES[name]
     return Reply(HTTPStatus.OK, file.read_bytes(), TYPES[file.suffix])
 
 
-def table(found: Iterator[Mapping[str, Any]]) -> str:
-    """Results as CSV, a row each, with a column for every label that occurs."""
-    rows = list(found)
-    labels = list(dict.fromkeys(label for row in rows for label in row.get("scores", {})))
-    text = io.StringIO(newline="")
+def unreadable(problem: sqlite3.Error) -> Reply:
+    """What is answered where the worklist's file cannot be read."""
+    return _error(HTTPStatus.SERVICE_UNAVAILABLE, f"The worklist cannot be read just now ({problem})")
+
+
+def table(found: Iterable[Mapping[str, Any]], labels: list[str]) -> bytes:
+    """Results as CSV, a row each, with a column for each of the labels."""
+    output = io.BytesIO()
+    text = io.TextIOWrapper(output, encoding="utf-8", errors="replace", newline="", write_through=True)
     writer = csv.writer(text)
     writer.writerow([*COLUMNS, *IMAGE_COLUMNS, *(f"model_{name}" for name in MODEL_COLUMNS), *labels])
-    for row in rows:
+    for row in found:
         image, model = row.get("image", {}), row.get("model", {})
         cells = [row.get(name, "") for name in COLUMNS[:-1]] + [" ".join(row.get("warnings", ()))]
         cells += [image.get(name, "") for name in IMAGE_COLUMNS] + [model.get(name, "") for name in MODEL_COLUMNS]
         writer.writerow(
             [_cell(str(cell)) for cell in cells] + [row.get("scores", {}).get(label, "") for label in labels]
         )
-    return text.getvalue()
+    return output.getvalue()
 
 
 def _cell(text: str) -> str:
     """A spreadsheet runs what begins with one of these; the apostrophe makes it text."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
-
-
-def _texts(index: Index) -> Iterator[str]:
-    for instance in index.find({"Level": "Instance", "Query": {"Modality": "\\".join(marks.MODALITIES)}}):
-        try:
-            metadata = index.get(f"/instances/{instance}/metadata?expand")
-        except LookupError:
-            continue  # deleted since
-        if marks.mark_in(metadata):
-            yield str(marks.text_in(metadata))
 
 
 def _pending(status: Mapping[str, Any], instance: str, code: int = HTTPStatus.OK) -> Reply:

@@ -1,0 +1,86 @@
+"""Keeps the worklist in step with Orthanc: fills it after the start, and follows what the dispatcher learns.
+
+Beside `Dispatcher.tick`, and after it has handed out its tasks, so that no image waits for this.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Any
+
+from plugin.archive import Archive, Instance, Place
+from plugin.worklist import Worklist
+
+PAGE = 100  # series that are read in one round of filling, and news in one round
+DAY = 86_400.0  # seconds after which everything is read once more
+NO_DISK = 60.0  # seconds until the worklist is made again after it could not be written
+
+
+class Listing:
+    """What the worklist still has to be told.
+
+    :param say: tells Orthanc's side the file's path (`worklist`) whenever it is another one.
+    """
+
+    def __init__(self, archive: Archive, worklist: Worklist, say: Callable[[str, Any], None]) -> None:
+        """Nothing is read or written yet."""
+        self._archive, self._worklist, self._say = archive, worklist, say
+        self._news: dict[str, Instance | None] = {}  # None where it has to be looked up
+        self._left: list[str] | None = None  # series to read, the latest arrivals last
+        self._due = 0.0
+        self._writable = False
+        self.complete = False
+
+    def note(self, found: Instance) -> None:
+        """The index knows this of an image of ours."""
+        self._news[found.id] = found
+
+    def look_up(self, instance: str) -> None:
+        """It was deleted, or has a mark by now; it need not be ours."""
+        self._news[instance] = None
+
+    def tick(self, now: float) -> bool:
+        """Write down some of it; whether there is more. :raises ArchiveUnavailable: and then nothing is lost."""
+        if not self._writable and now < self._due:
+            self._news.clear()  # the filling finds it all
+            return False
+        try:
+            return self._tick(now)
+        except (sqlite3.Error, OSError) as problem:
+            self._say("warning", f"The worklist cannot be written ({problem}); it is made again in {NO_DISK:.0f} s")
+            self._writable, self._left, self._due, self.complete = False, None, now + NO_DISK, False
+            return False
+
+    def _tick(self, now: float) -> bool:
+        if not self._writable:
+            self._say("worklist", self._worklist.renew())
+            self._writable = True
+        self._tell_news()
+        if self._left is None:
+            if now < self._due:
+                return bool(self._news)
+            self._left, self._due = self._archive.radiographs(), now + DAY
+            self._worklist.begin_walk()
+        self._worklist.learn(self._placed(self._archive.instances_of(self._left[-PAGE:])))
+        del self._left[-PAGE:]
+        if not self._left:
+            # What was not found is gone. Deletions do not stand in the change log, and another Orthanc on the same
+            # database tells nobody of its own.
+            self._worklist.end_walk()
+            self._left, self.complete = None, True
+        return bool(self._left or self._news)
+
+    def _tell_news(self) -> None:
+        news = dict(islice(self._news.items(), PAGE))
+        looked_up = self._archive.instances([one for one, found in news.items() if not found])
+        known = [one for one in news.values() if one] + looked_up
+        self._worklist.learn(self._placed(known))
+        self._worklist.forget(news.keys() - {one.id for one in known})
+        for one in news:
+            del self._news[one]
+
+    def _placed(self, found: Sequence[Instance]) -> list[tuple[Instance, Place]]:
+        places = self._archive.places(sorted({one.series for one in found}))
+        return [(one, places[one.series]) for one in found if one.series in places]

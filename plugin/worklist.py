@@ -1,0 +1,199 @@
+"""The worklist: a view over the marks in Orthanc's metadata that can be filtered, sorted and paged at once.
+
+A SQLite file in a temporary folder, made anew at each start and filled from Orthanc in the background. The truth are
+the marks: whatever happens to this file, nothing is lost. The process beside Orthanc writes it (`Worklist`), Orthanc's
+own process only reads it (`plugin/query.py`). Standard library only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import sqlite3
+import tempfile
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from plugin.archive import Instance, Place
+
+PREFIX = "chest-xray-worklist-"
+
+SCHEMA = """
+CREATE TABLE images (
+    id INTEGER PRIMARY KEY, instance TEXT NOT NULL UNIQUE,
+    series TEXT NOT NULL, study TEXT NOT NULL, patient TEXT NOT NULL,
+    state TEXT NOT NULL, moment REAL NOT NULL, highest REAL,
+    PatientID TEXT NOT NULL, PatientName TEXT NOT NULL, StudyDate TEXT NOT NULL, Modality TEXT NOT NULL,
+    sought TEXT NOT NULL, walk INTEGER NOT NULL);
+CREATE INDEX by_series ON images (series);
+CREATE INDEX by_study ON images (study);
+CREATE INDEX by_patient ON images (patient);
+CREATE INDEX by_moment ON images (moment);
+CREATE INDEX by_state ON images (state, moment);
+CREATE INDEX by_highest ON images (highest);
+CREATE TABLE marks (image INTEGER PRIMARY KEY, text BLOB NOT NULL);
+CREATE TABLE labels (id INTEGER PRIMARY KEY, label TEXT NOT NULL UNIQUE);
+CREATE TABLE scores (
+    label INTEGER NOT NULL, image INTEGER NOT NULL, score REAL NOT NULL, PRIMARY KEY (label, image)) WITHOUT ROWID;
+"""
+
+
+class Worklist:
+    """The file, as its one writer has it. Every method may raise `sqlite3.Error` or `OSError`, as on a full disk."""
+
+    def __init__(self) -> None:
+        """There is no file before `renew`."""
+        self._open = ExitStack()
+        self._walk = 0
+
+    def renew(self) -> str:
+        """Begin with an empty file, another one than before; its path."""
+        self.close()
+        path = self._open.enter_context(_folder()) / "worklist.db"
+        self._db = self._open.enter_context(closing(sqlite3.connect(path, isolation_level=None)))
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = OFF")  # after a crash it is made anew
+        self._db.executescript(SCHEMA)
+        return str(path)
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._open.close()
+
+    def learn(self, found: Iterable[tuple[Instance, Place]]) -> None:
+        """Write down, in place of what was known of them, these images and where they belong."""
+        with self._transaction():
+            for instance, place in found:
+                self._learn(instance, place)
+
+    def forget(self, instances: Iterable[str]) -> None:
+        """These instances are not in Orthanc any more; they need not have been images of ours."""
+        with self._transaction():
+            for instance in instances:
+                for (image,) in self._db.execute("SELECT id FROM images WHERE instance = ?", [instance]).fetchall():
+                    self._delete(image)
+
+    def begin_walk(self) -> None:
+        """From now on, everything that Orthanc has will be learnt once more."""
+        self._walk += 1
+
+    def end_walk(self) -> None:
+        """Forget what was not learnt since `begin_walk`: it was deleted without our being told."""
+        with self._transaction():
+            for (image,) in self._db.execute("SELECT id FROM images WHERE walk < ?", [self._walk]).fetchall():
+                self._delete(image)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        finally:
+            if self._db.in_transaction:  # a full disk may have ended it already
+                self._db.execute("ROLLBACK")
+
+    def _learn(self, found: Instance, place: Place) -> None:
+        mark = _checked(found.mark) if found.mark else {}
+        scores: dict[str, float] = mark.get("scores", {})
+        values = {
+            "instance": found.id,
+            "series": found.series,
+            "study": place.study,
+            "patient": place.patient,
+            "state": mark.get("state", "pending"),
+            "moment": _moment(mark.get("created", "")) or _moment(found.received),
+            "highest": max(scores.values(), default=None),
+            "PatientID": place.PatientID,
+            "PatientName": place.PatientName,
+            "StudyDate": place.StudyDate.replace(".", ""),  # as ACR-NEMA wrote it
+            "Modality": place.Modality,
+            "sought": "\n".join((place.PatientID, place.PatientName, place.PatientName.replace("^", " "))).casefold(),
+            "walk": self._walk,
+        }
+        columns, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
+        update = ", ".join(f"{name} = excluded.{name}" for name in values)
+        (image,) = self._db.execute(
+            f"INSERT INTO images ({columns}) VALUES ({marks}) "  # noqa: S608 - our own names alone
+            f"ON CONFLICT (instance) DO UPDATE SET {update} RETURNING id",
+            values,
+        ).fetchone()
+        self._delete_result(image)
+        if mark:
+            text = zlib.compress(json.dumps(mark, ensure_ascii=False).encode(errors="replace"), 1)
+            self._db.execute("INSERT INTO marks VALUES (?, ?)", [image, text])
+        numbers = self._numbers(scores)
+        self._db.executemany(
+            "INSERT INTO scores VALUES (?, ?, ?)", [(numbers[label], image, score) for label, score in scores.items()]
+        )
+
+    def _numbers(self, labels: Iterable[str]) -> dict[str, int]:
+        self._db.executemany("INSERT OR IGNORE INTO labels (label) VALUES (?)", [(label,) for label in labels])
+        return dict(self._db.execute("SELECT label, id FROM labels"))
+
+    def _delete(self, image: int) -> None:
+        self._delete_result(image)
+        self._db.execute("DELETE FROM images WHERE id = ?", [image])
+
+    def _delete_result(self, image: int) -> None:
+        self._db.execute("DELETE FROM marks WHERE image = ?", [image])
+        self._db.execute("DELETE FROM scores WHERE label IN (SELECT id FROM labels) AND image = ?", [image])
+
+
+def _checked(mark: dict[str, Any]) -> dict[str, Any]:
+    """What the rows rely on; anybody with an account can write metadata."""
+    sound = mark["state"] in ("done", "skipped", "failed") and isinstance(mark.get("reason", ""), str)
+    sound = sound and isinstance(mark.get("created", ""), str) and isinstance(mark.get("warnings", []), list)
+    sound = sound and all(isinstance(mark.get(part, {}), dict) for part in ("scores", "image", "model", "sr"))
+    sound = sound and all(type(score) is float for score in mark.get("scores", {}).values())
+    return mark if sound else {"state": "failed", "reason": "Its metadata is no result of this plugin"}
+
+
+def _moment(text: str) -> float:
+    """Seconds since 1970, of a mark's own time or of Orthanc's ReceptionDate, which is in UTC; 0 if it is neither."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return 0.0
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder for the file, which no other user can enter, and which is gone afterwards.
+
+    One that a killed process left is removed by the next. The lock says that it is in use: to us, and to
+    systemd-tmpfiles, which removes old files.
+    """
+    for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        _remove_if_left(left)
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as name:
+        lock = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield Path(name)
+        finally:
+            os.close(lock)
+
+
+def _remove_if_left(left: Path) -> None:
+    try:
+        lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return  # another user's
+    try:
+        if os.fstat(lock).st_uid == os.geteuid() and os.fstat(lock).st_mtime < time.time() - 60:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+    except BlockingIOError:
+        return  # another server's
+    finally:
+        os.close(lock)
