@@ -21,8 +21,7 @@ export class Refused extends Error {
 }
 
 export async function ask(path, options = {}) {
-  const answer = await fetch(link(path), { headers: { Accept: "application/json" }, ...options }).catch(problem => {
-    if (problem.name === "AbortError") throw problem;
+  const answer = await fetch(link(path), { headers: { Accept: "application/json" }, ...options }).catch(() => {
     throw new Refused(0, "Orthanc does not answer.");
   });
   if (answer.ok) return answer;
@@ -53,7 +52,8 @@ export function follow(task) {
 
   async function run() {
     clearTimeout(timer);
-    if (running || document.hidden) {
+    if (document.hidden) return; // and on when it is looked at again
+    if (running) {
       wanted = true;
       return;
     }
@@ -73,7 +73,6 @@ export function follow(task) {
       failures = 0;
       return pause;
     } catch (problem) {
-      if (problem.name === "AbortError") return LONGEST;
       if (!(problem instanceof Refused)) console.error(problem);
       trouble(problem.passing ? `${problem.message} Trying again …` : problem.message);
       failures += 1;
@@ -82,10 +81,8 @@ export function follow(task) {
   }
 
   document.addEventListener("visibilitychange", () => {
-    if (document.hidden) {
-      clearTimeout(timer);
-      wanted = !ended;
-    } else if (wanted) run();
+    if (document.hidden) clearTimeout(timer);
+    else if (!ended) run();
   });
   run();
   return run;

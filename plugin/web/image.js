@@ -87,21 +87,17 @@ function showImage(instance, tags) {
 
 /** Gives what is to be said of the image. */
 async function loadImage(instance, tags, shown) {
-  const path = `instances/${encodeURIComponent(instance)}/`;
-  let preview = false, stored = false;
-  const quick = ask(path + PREVIEW, { headers: { Accept: "image/jpeg" } }).then(async answer => {
-    const bitmap = await createImageBitmap(await answer.blob());
-    preview = true;
-    shown.preview(bitmap);
-  });
-  const whole = load(instance).then(values => {
-    if (!values) return;
-    stored = true;
-    shown.show(values, { ...windowOf(tags, values), inverted: tags.PhotometricInterpretation === "MONOCHROME1" });
-  });
-  await Promise.allSettled([quick, whole]);
-  if (stored) return "";
-  return preview ? "This image is shown as Orthanc renders it; its window cannot be changed." : "Orthanc cannot show this image.";
+  const rendered = () => ask(`instances/${encodeURIComponent(instance)}/${PREVIEW}`, { headers: { Accept: "image/jpeg" } });
+  const preview = await rendered().then(async answer => createImageBitmap(await answer.blob())).catch(() => null);
+  shown.preview(preview);
+  try {
+    const values = await load(instance);
+    if (values) shown.show(values, { ...windowOf(tags, values), inverted: tags.PhotometricInterpretation === "MONOCHROME1" });
+    return values ? "" : "This image is shown as Orthanc renders it: its window cannot be changed.";
+  } catch (problem) {
+    shown.preview(null); // Orthanc renders even what it cannot read whole
+    return `Orthanc cannot show this image: ${problem.message}`;
+  }
 }
 
 async function showResult(mark, tags, of, shown) {

@@ -68,7 +68,7 @@ export function viewer(canvas, { rows, columns }, changed) {
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.fillStyle = "#000";
     context.fillRect(0, 0, canvas.width, canvas.height);
-    context.setTransform(scale, 0, 0, scale, now.x * pixelRatio, now.y * pixelRatio); // from here on in the image's pixels
+    context.setTransform(scale, 0, 0, scale, Math.round(now.x * pixelRatio), Math.round(now.y * pixelRatio)); // to the image's pixels
     context.imageSmoothingQuality = "high";
     if (now.stored) paintStored(scale);
     else if (now.preview) context.drawImage(now.preview, 0, 0, columns, rows);

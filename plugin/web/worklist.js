@@ -36,25 +36,25 @@ function renew() {
 async function update() {
   const status = await json("chest-xray/status");
   showStatus(status);
-  const wanted = JSON.stringify([status.pending, status.done, status.failed, status.skipped, `${query}`]);
+  const wanted = JSON.stringify([status.complete, status.pending, status.done, status.failed, status.skipped, `${query}`]);
   if (wanted !== shown) {
     const asked = `${query}`;
     const list = await json(`chest-xray/worklist?limit=${PAGE}&${asked}`);
     if (asked !== `${query}`) return 0; // changed meanwhile
-    showList(list, status);
+    showList(list);
     shown = list.complete ? wanted : null;
   }
-  return status.pending || shown === null ? BUSY : IDLE;
+  return status.queued || shown === null ? BUSY : IDLE;
 }
 
 function showStatus(status) {
-  most = status.pending ? Math.max(most, status.pending) : 0;
+  most = status.queued ? Math.max(most, status.queued) : 0;
   const progress = byId("progress");
   progress.hidden = most < 2;
   progress.max = most || 1;
-  progress.value = most - status.pending;
-  const waiting = status.pending ? `${count(status.pending, "image is", "images are")} waiting` : "All images are classified";
-  fill(byId("status"), make("span", { class: status.ready ? "ready" : "unready" }, status.ready ? "Ready" : "Not ready"), status.ready ? waiting : `${status.reason}. ${status.pending ? `${waiting}.` : ""}`);
+  progress.value = most - status.queued;
+  const waiting = status.queued ? `${count(status.queued, "image is", "images are")} waiting` : "Nothing is waiting";
+  fill(byId("status"), make("span", { class: status.ready ? "ready" : "unready" }, status.ready ? "Ready" : "Not ready"), status.ready ? waiting : `${status.reason}. ${waiting}.`);
   const states = [["", "All", status.done + status.failed + status.skipped + status.pending], ...["done", "pending", "failed", "skipped"].map(state => [state, STATES[state], status[state]])];
   fill(byId("states"), ...states.map(([state, name, many]) => make("label", { class: `chip ${state}` },
     make("input", { type: "radio", name: "state", value: state }), make("span", {}, `${name} `, make("b", {}, number(many))))));
@@ -65,6 +65,7 @@ function showList(list) {
   const finding = query.get("finding") ?? "";
   fill(form.elements.finding, make("option", { value: "" }, "Any"), ...list.labels.map(name => make("option", { value: name }, label(name))));
   for (const name of FILTERS.slice(1)) if (form.elements[name] !== document.activeElement) form.elements[name].value = query.get(name) ?? "";
+  form.hidden = !list.rows.length && !filtered();
   byId("clear").hidden = ![...query.keys()].length;
   byId("top").textContent = finding ? label(finding) : "Highest score";
   byId("stand-in").textContent = STAND_IN;
@@ -84,9 +85,12 @@ function showList(list) {
 
 function empty(list) {
   if (!list.complete) return ["The archive is still being read …"];
-  if (FILTERS.some(name => name !== "sort" && query.get(name))) return ["Nothing in the archive matches these filters."];
-  return ["No radiograph has been classified here yet.", "Send one by DICOM, DICOMweb or Orthanc's upload page: CR and DX images are classified as soon as they arrive."];
+  if (filtered()) return ["Nothing in the archive matches these filters."];
+  const upload = make("a", { href: link("app/explorer.html#upload") }, "Orthanc's upload page");
+  return ["No radiograph has arrived here yet.", make("span", {}, "Send one by DICOM, by DICOMweb or through ", upload, ": CR and DX images are classified as soon as they arrive.")];
 }
+
+const filtered = () => FILTERS.some(name => name !== "sort" && query.get(name));
 
 function pages({ total, rows }) {
   const offset = Number(query.get("offset")) || 0;
