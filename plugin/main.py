@@ -211,6 +211,7 @@ def _install() -> None:
     orthanc.RegisterOnChangeCallback(plugin.on_change)
     orthanc.RegisterRestCallback("/instances/([^/]+)/chest-xray", plugin.on_instance)
     orthanc.RegisterRestCallback("/chest-xray(?:/(.*))?", plugin.on_page)
+    orthanc.ExtendOrthancExplorer((routes.WEB / "explorer.js").read_text())
 
 
 _install()

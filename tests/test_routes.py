@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 
-from plugin import marks, routes
+from plugin import routes
+from plugin.archive import Instance, Place
+from plugin.worklist import Worklist
 
 READY = {"ready": True, "reason": "", "pending": 0}
 DONE = {
@@ -46,10 +48,6 @@ class FakeIndex:
         if instance not in self.instances:
             raise LookupError(instance)
         return self.instances[instance]
-
-    def find(self, query: Mapping[str, Any]) -> list[str]:
-        assert query == {"Level": "Instance", "Query": {"Modality": "CR\\DX"}}
-        return [one for one, (modality, _) in self.instances.items() if modality in ("CR", "DX")] + ["deleted"]
 
     def unmark(self, instance: str) -> None:
         self.instances[instance] = (self._of(instance)[0], None)
@@ -117,27 +115,6 @@ def test_classifying_again_what_is_not_ours_says_so() -> None:
     assert routes.again(FakeIndex(), READY, "a", {}).status == 404
 
 
-def test_results_are_one_line_for_each_mark() -> None:
-    failed = marks.mark("failed", "b", reason="It has no pixels")
-    index = FakeIndex(a=("CR", json.dumps(DONE)), b=("DX", failed), c=("CR", None), d=("CT", None))
-    reply = routes.results(index, "")
-    assert [json.loads(line)["state"] for line in reply.body.decode().splitlines()] == ["done", "failed"]
-
-
-def test_results_as_csv_are_safe_in_a_spreadsheet() -> None:
-    failed = marks.mark("failed", "b", reason="It has no pixels")
-    reply = routes.results(FakeIndex(a=("CR", json.dumps(DONE)), b=("CR", failed)), "csv")
-    assert reply.type.startswith("text/csv")
-    first, second = csv.DictReader(io.StringIO(reply.body.decode()))
-    assert first["PatientID"] == "'=1+1"
-    assert (first["Lung Opacity"], first["model_weights"], first["warnings"]) == ("0.75", "stand-in", "One. Two.")
-    assert (second["state"], second["reason"], second["Atelectasis"]) == ("failed", "It has no pixels", "")
-
-
-def test_another_format_is_refused() -> None:
-    assert routes.results(FakeIndex(), "xml").status == 400
-
-
 def test_pages_come_from_their_own_folder_alone() -> None:
     assert b"<!doctype html>" in routes.page("").body
     assert routes.page("style.css").type.startswith("text/css")
@@ -168,3 +145,137 @@ def test_a_backfill_that_makes_no_sense_is_refused(body: bytes) -> None:
 
 def test_a_backfill_is_not_started_by_other_sites() -> None:
     assert routes.backfill(b"", {"sec-fetch-site": "cross-site"})[0].status == 403
+
+
+class FakeArchive:
+    """One study with two radiographs, their reports, and a CT series; another study without radiographs."""
+
+    resources: Mapping[str, Any] = {
+        "/studies/study": {"ID": "study", "ParentPatient": "patient"},
+        "/studies/other": {"ID": "other", "ParentPatient": "patient"},
+        "/studies/study/series": [
+            {"MainDicomTags": {"Modality": "DX"}, "Instances": ["a", "b"]},
+            {"MainDicomTags": {"Modality": "SR"}, "Instances": ["report of a"]},
+            {"MainDicomTags": {"Modality": "CT"}, "Instances": ["slice"]},
+        ],
+        "/studies/other/series": [{"MainDicomTags": {}, "Instances": ["scan"]}],
+        "/series/dx": {"ParentStudy": "study", "MainDicomTags": {"Modality": "DX"}, "Instances": ["a", "b"]},
+        "/series/sr": {"ParentStudy": "study", "MainDicomTags": {"Modality": "SR"}, "Instances": ["r-a", "r-b"]},
+        "/series/ct": {"ParentStudy": "study", "MainDicomTags": {"Modality": "CT"}, "Instances": ["slice"]},
+        "/instances/a": {"ParentSeries": "dx"},
+        "/instances/r-b": {"ParentSeries": "sr"},
+        "/instances/slice": {"ParentSeries": "ct"},
+        "/instances/a/metadata?expand": {"chest-xray": '{"state": "done", "sr": {"instance": "r-a"}}'},
+        "/instances/b/metadata?expand": {"4750": '{"state": "done", "sr": {"instance": "r-b"}}'},
+        "/instances/a/patient": {"ID": "patient"},
+    }
+
+    def get(self, path: str) -> Any:
+        if path not in self.resources:
+            raise LookupError(path)
+        return self.resources[path]
+
+    def unmark(self, instance: str) -> None:
+        raise AssertionError(instance)
+
+
+@pytest.mark.parametrize(
+    ("resource", "level", "study", "instances"),
+    [
+        ("a", "instance", "study", ["a"]),
+        ("r-b", "instance", "study", ["b"]),
+        ("slice", "instance", "study", []),
+        ("dx", "series", "study", ["a", "b"]),
+        ("sr", "series", "study", ["a", "b"]),
+        ("ct", "series", "study", []),
+        ("study", "study", "study", ["a", "b"]),
+        ("other", "study", "other", []),
+    ],
+)
+def test_what_a_page_is_about(resource: str, level: str, study: str, instances: list[str]) -> None:
+    reply = routes.about(FakeArchive(), resource)
+    assert json.loads(reply.body) == {"level": level, "patient": "patient", "study": study, "instances": instances}
+
+
+@pytest.mark.parametrize("resource", ["nobody", "", "..", "a/metadata?expand", "a?expand"])
+def test_what_orthanc_has_not_got_no_page_is_about(resource: str) -> None:
+    assert routes.about(FakeArchive(), resource).status == 404
+    assert routes.prior(FakeArchive(), "", resource).status == 404
+
+
+@pytest.fixture
+def listed() -> Iterator[str]:
+    """The file of a worklist with a result, a failure and an image that waits."""
+    worklist = Worklist()
+    path = worklist.renew()
+    failed = {"state": "failed", "instance": "b", "reason": "It has no pixels", "created": "2026-01-01T00:00:00+00:00"}
+    place = Place("study", "patient", "P", "Doe", "20260101", "DX")
+    for one, mark in (("a", DONE), ("b", failed), ("c", None)):
+        worklist.learn([(Instance(one, "dx", mark), place)])
+    yield path
+    worklist.close()
+
+
+def test_a_page_of_the_worklist(listed: str) -> None:
+    answer = json.loads(routes.page_of_worklist({"complete": True}, listed, {"limit": "2"}).body)
+    assert {**answer, "rows": [row["instance"] for row in answer["rows"]]} == {
+        "total": 3,
+        "complete": True,
+        "labels": ["Atelectasis", "Lung Opacity"],
+        "rows": ["a", "b"],
+    }
+
+
+def test_a_worklist_that_is_being_filled_says_so(listed: str) -> None:
+    assert json.loads(routes.page_of_worklist({"complete": False}, listed, {}).body)["complete"] is False
+    before = {"total": 0, "complete": False, "labels": [], "rows": []}
+    assert json.loads(routes.page_of_worklist({}, "", {"finding": "Mass"}).body) == before
+
+
+def test_a_bad_filter_is_refused_with_a_sentence(listed: str) -> None:
+    for reply in (routes.page_of_worklist({}, listed, {"sort": "x"}), routes.results(listed, {"state": "x"})):
+        assert (reply.status, "it must be one of" in json.loads(reply.body)["error"]) == (400, True)
+
+
+def test_the_status_counts_the_whole_archive(listed: str) -> None:
+    answer = json.loads(routes.health({"ready": True, "pending": 7}, listed).body)
+    assert answer == {"ready": True, "queued": 7, "pending": 1, "done": 1, "skipped": 0, "failed": 1}
+
+
+def test_priors_are_of_the_same_patient(listed: str) -> None:
+    assert json.loads(routes.prior(FakeArchive(), listed, "a").body) == {"rows": []}
+
+
+def test_results_are_one_line_for_each_mark_word_for_word(listed: str) -> None:
+    lines = routes.results(listed, {}).body.decode().splitlines()
+    assert lines[0] == json.dumps(DONE, ensure_ascii=False)
+    assert [json.loads(line)["state"] for line in lines] == ["done", "failed"]
+    assert routes.results(listed, {"state": "failed"}).body.decode().splitlines() == lines[1:]
+    assert routes.results(listed, {"limit": "1", "offset": "1"}).body.decode().splitlines() == lines[1:]
+    assert routes.results(listed, {"state": "pending"}).body == b""
+
+
+def test_results_as_csv_are_safe_in_a_spreadsheet(listed: str) -> None:
+    reply = routes.results(listed, {"format": "csv"})
+    assert reply.type.startswith("text/csv")
+    first, second = csv.DictReader(io.StringIO(reply.body.decode()))
+    assert first["PatientID"] == "'=1+1"
+    assert (first["Lung Opacity"], first["model_weights"], first["warnings"]) == ("0.75", "stand-in", "One. Two.")
+    assert (second["state"], second["reason"], second["Atelectasis"]) == ("failed", "It has no pixels", "")
+
+
+def test_more_results_than_an_answer_holds_are_refused_and_not_cut_off(
+    listed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes, "MOST_LINES", 1)
+    reply = routes.results(listed, {})
+    assert (reply.status, json.loads(reply.body)["error"][:56]) == (
+        400,
+        "These are 2 results, and one answer holds 1: ask for the",
+    )
+    assert len(routes.results(listed, {"limit": "1"}).body.splitlines()) == 1
+    assert len(routes.results(listed, {"format": "csv"}).body.splitlines()) == 3
+
+
+def test_another_format_is_refused() -> None:
+    assert routes.results("", {"format": "xml"}).status == 400

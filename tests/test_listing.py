@@ -1,0 +1,138 @@
+"""What the worklist is told, tick by tick, with an archive that is made up."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from plugin import listing, query
+from plugin.archive import Archive, ArchiveUnavailable, Instance, Place
+from plugin.listing import Listing
+from plugin.query import Query
+from plugin.worklist import Worklist
+from tests.test_dispatcher import FakeArchive
+
+
+class World:
+    """An archive, its worklist and a clock."""
+
+    def __init__(self) -> None:
+        self.archive, self.worklist = FakeArchive(), Worklist()
+        self.said: dict[str, Any] = {}
+        self.listing = Listing(self.archive, self.worklist, self.said.__setitem__)
+        self.now = 0.0
+
+    def settle(self, seconds: float = 0.0) -> None:
+        self.now += seconds
+        while self.listing.tick(self.now):
+            continue
+
+    def states(self) -> dict[str, str]:
+        with query.reading(self.said["worklist"]) as db:
+            return {row["instance"]: row["state"] for row in query.rows(db, Query(limit=None))}
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    made = World()
+    yield made
+    made.worklist.close()
+
+
+def mark(world: World, instance: str, state: str = "done") -> None:
+    world.archive.marks[instance] = {"state": state}
+
+
+def test_it_is_filled_a_page_at_a_time_latest_arrivals_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "PAGE", 2)
+    for number in range(5):
+        world.archive.add(f"i{number}")
+    world.archive.add("ct", "CT")
+    mark(world, "i1")
+    assert world.listing.tick(0) is True
+    assert (world.states(), world.listing.complete) == ({"i4": "pending", "i3": "pending"}, False)
+    world.settle()
+    assert world.states() == {f"i{number}": "done" if number == 1 else "pending" for number in range(5)}
+    assert world.listing.complete
+
+
+def test_it_follows_what_is_noted_and_looks_up_the_rest(world: World) -> None:
+    for one in ("a", "b", "c"):
+        world.archive.add(one)
+    world.settle()
+    mark(world, "a", "skipped")
+    world.listing.note(Instance("b", "series of b", {"state": "done"}))
+    world.listing.look_up("a")
+    del world.archive.modality["c"]
+    world.listing.look_up("c")
+    world.settle()
+    assert world.states() == {"a": "skipped", "b": "done"}
+
+
+def test_more_news_than_a_page_take_several_ticks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "PAGE", 2)
+    world.settle()
+    for number in range(5):
+        world.archive.add(f"i{number}")
+        world.listing.look_up(f"i{number}")
+    assert world.listing.tick(1) is True
+    assert len(world.states()) == 2
+    world.settle()
+    assert len(world.states()) == 5
+
+
+def test_a_deletion_that_nobody_told_is_found_within_a_day(world: World) -> None:
+    world.archive.add("a")
+    world.settle()
+    del world.archive.modality["a"]
+    world.settle(listing.DAY - 1)
+    assert list(world.states()) == ["a"]
+    world.settle(1)
+    assert list(world.states()) == []
+    assert world.listing.complete
+
+
+def test_nothing_is_lost_while_orthanc_does_not_answer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.archive.add("a")
+    world.settle()
+    mark(world, "a")
+    world.listing.look_up("a")
+
+    def no_answer(*_: Any) -> dict[str, Place]:
+        raise ArchiveUnavailable("Orthanc does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Archive, "places", no_answer)
+        patch.setattr(FakeArchive, "places", no_answer)
+        with pytest.raises(ArchiveUnavailable):
+            world.listing.tick(1)
+    world.settle()
+    assert world.states() == {"a": "done"}
+
+
+@pytest.mark.parametrize("problem", [sqlite3.OperationalError("database or disk is full"), OSError("no folder")])
+def test_a_full_disk_costs_the_list_alone_until_there_is_room(
+    world: World, monkeypatch: pytest.MonkeyPatch, problem: Exception
+) -> None:
+    world.archive.add("a")
+    world.settle()
+
+    def full(*_: Any) -> None:
+        raise problem
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Worklist, "learn" if isinstance(problem, sqlite3.Error) else "renew", full)
+        world.listing._writable = isinstance(problem, sqlite3.Error)
+        world.listing.look_up("a")
+        world.settle(listing.DAY)
+        assert not world.listing.complete
+        assert str(problem) in world.said["warning"]
+        said = world.said.pop("warning")
+        world.settle(listing.NO_DISK - 1)
+        assert "warning" not in world.said, said
+    mark(world, "a")
+    world.settle(1)
+    assert (world.states(), world.listing.complete) == ({"a": "done"}, True)
