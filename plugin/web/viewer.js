@@ -1,7 +1,8 @@
 // A radiograph on a canvas: window, zoom and move by mouse, touch and keyboard.
 import { table } from "./values.js";
 
-const NEAREST = 0.5, FARTHEST = 32; // zoom: times the size that fits; pixels of the screen for one of the image
+const SMALLEST = 0.5; // times the size that fits
+const LARGEST = 32; // pixels of the screen for one of the image
 
 /**
  * Show an image of rows x columns pixels on `canvas`, which fills its parent. `changed` is called after each drawing with
@@ -31,7 +32,8 @@ export function viewer(canvas, { rows, columns }, changed) {
 
   /** Zoom by a factor and leave what is at (x, y) of the canvas where it is. */
   function zoom(factor, x = width() / 2, y = height() / 2) {
-    const scale = Math.min(Math.max(now.scale * factor, fitting() * NEAREST), Math.max(FARTHEST / pixelRatio, fitting()));
+    const least = Math.min(fitting() * SMALLEST, 1 / pixelRatio), most = Math.max(LARGEST / pixelRatio, fitting());
+    const scale = Math.min(Math.max(now.scale * factor, least), most);
     now.x = x - ((x - now.x) * scale) / now.scale;
     now.y = y - ((y - now.y) * scale) / now.scale;
     now.scale = scale;
