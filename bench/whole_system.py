@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import statistics
 import subprocess
@@ -10,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from pydicom.uid import UID, CTImageStorage
 
 from demo.phantoms import radiograph, to_bytes
 from demo.serve import PLUGIN_FOLDER, PLUGINS, ROOT
-from plugin import classifier, weights
+from plugin import classifier, codes, marks, weights
 from tests.pacs import Pacs, wait_for
 
 Row = tuple[str, str]
@@ -35,7 +37,14 @@ def measure() -> list[Row]:
     """Rows of (what, value)."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        return [*_limits(), *_start_up(folder), *_classifying(folder), *_ingest(folder), *_past(folder)]
+        return [
+            *_limits(),
+            *_start_up(folder),
+            *_classifying(folder),
+            *_ingest(folder),
+            *_past(folder),
+            *_worklist(folder),
+        ]
 
 
 # What the machine can do at most
@@ -195,6 +204,95 @@ def _backfill(folder: Path, images: Sequence[bytes], size: int) -> str:
         pacs.session.post(f"{pacs.url}/chest-xray/backfill", timeout=60)
         wait_for(lambda: pacs.get("/chest-xray/status")["done"] == len(images) or None, 600, pacs.log)
         return f"{time.perf_counter() - began:.1f} s"
+
+
+# What people see
+
+
+QUESTIONS = {
+    "newest first": "",
+    "most suspicious first": "sort=suspicious",
+    "one finding, most suspicious first": "sort=suspicious&finding=Pneumonia",
+    "a part of the patient's name": "patient=doe%20100044",
+    "the last of 500 rows": "limit=500&offset=4500",
+}
+
+
+def _worklist(folder: Path, images: int = 5_000, repeats: int = 50) -> list[Row]:
+    """Pages of a worklist whose marks were put straight into the metadata of small objects."""
+    with Pacs(folder / "worklist", WITHOUT_US) as pacs, ThreadPoolExecutor(UPLOADERS) as clients:
+        instances = list(clients.map(pacs.upload, _studies(images)))
+        list(clients.map(lambda one: _put_mark(pacs, *one), enumerate(instances)))
+    with Pacs(folder / "worklist") as pacs:
+        began = time.perf_counter()
+        wait_for(lambda: pacs.get("/chest-xray/worklist")["rows"] or None, 60, pacs.log)
+        first = time.perf_counter()
+        wait_for(lambda: pacs.get("/chest-xray/worklist")["complete"] or None, 600, pacs.log)
+        filled = time.perf_counter()
+        pacs.wait_until_ready()
+        pages = [(what, *_page_times(pacs, query, repeats)) for what, query in QUESTIONS.items()]
+        exports = [_export(pacs, query, images) for query in ("", "?format=csv")]
+        memory = psutil.Process(pacs.process.pid).memory_info().rss
+    return [
+        (
+            f"worklist of {images} results: its first page can be seen after Orthanc's start after",
+            f"{first - began:.2f} s",
+        ),
+        ("the same, all of it is read after further", f"{filled - first:.2f} s"),
+        *((f"page, {what}: median and 95th percentile", f"{half:.1f} ms, {most:.1f} ms") for what, half, most in pages),
+        *exports,
+        ("memory of Orthanc after that", _mb(memory)),
+    ]
+
+
+def _studies(count: int) -> list[bytes]:
+    """Small radiographs, each of a patient of its own: one object whose identifiers are written over."""
+    ds = radiograph(0, rows=16, columns=16, modality="CR", patient_id="10000000")
+    ds.PatientName, ds.StudyInstanceUID, ds.SeriesInstanceUID = (
+        "Doe^10000000",
+        UID("2.25.110000000"),
+        UID("2.25.210000000"),
+    )
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = UID("2.25.310000000")
+    data = to_bytes(ds)
+    return [data.replace(b"10000000", f"{10000001 + number}".encode()) for number in range(count)]
+
+
+def _put_mark(pacs: Pacs, number: int, instance: str) -> None:
+    random = np.random.default_rng(number)
+    scores = {label: float(score) for label, score in zip(codes.FINDINGS, random.random(18), strict=True)}
+    mark = marks.mark(
+        "done",
+        instance,
+        created=(datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=number)).isoformat(),
+        scores=scores,
+        findings=[label for label, score in scores.items() if score >= 0.5],
+        image={"PatientID": f"{10000001 + number}", "ViewPosition": "PA", "pixels_sha256": random.bytes(32).hex()},
+        model={"name": "densenet121-res224-all", "weights": "stand-in", "weights_sha256": "0" * 64},
+        warnings=[],
+        activation={"float16": base64.b64encode(random.bytes(18 * 7 * 7 * 2)).decode()},
+        sr={"instance": instance},
+    )
+    address = f"{pacs.url}/instances/{instance}/metadata/{marks.METADATA}"
+    pacs.session.put(address, data=mark, timeout=60).raise_for_status()
+
+
+def _page_times(pacs: Pacs, query: str, repeats: int) -> tuple[float, float]:
+    """Median and 95th percentile in milliseconds, as a client on this machine sees them."""
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        assert pacs.get(f"/chest-xray/worklist?{query}")["rows"]
+        times.append(1000 * (time.perf_counter() - began))
+    return statistics.median(times), statistics.quantiles(times, n=20)[-1]
+
+
+def _export(pacs: Pacs, query: str, images: int) -> Row:
+    began = time.perf_counter()
+    body = pacs.session.get(f"{pacs.url}/chest-xray/results{query}", timeout=600).content
+    took = time.perf_counter() - began
+    assert body.count(b"\n") >= images
+    return (f"all {images} results as {'CSV' if query else 'JSON lines'}", f"{took:.2f} s, {_mb(len(body))}")
 
 
 def _ms(seconds: float) -> str:

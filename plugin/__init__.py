@@ -15,7 +15,9 @@ The data's way, one direction, and the order in which to read the modules:
                `sr`           source Dataset + report -> DICOM SR: what it takes over from the image (`inherited`),
                               its content tree (`content`, `codes`), and the way back (`sr_reader`)
         -> `worker` stores the SR, then marks the instance with its JSON    (the only two writes)
-    people and programs ask `routes`, inside Orthanc again, which only reads those marks
+      -> `listing` keeps a `worklist` of all marks, a file that can be made again at any time
+    people and programs ask `routes`, inside Orthanc again, which only reads: one mark from Orthanc, lists of them from
+    that file, by `query`
 
 `archive` is everything that is said to Orthanc over HTTP, `settings` what an operator chooses, and `weights` turns
 TorchXRayVision's checkpoint into the model that `classifier` runs (`stand_in` makes a random one in its place);

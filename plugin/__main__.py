@@ -2,7 +2,7 @@
 
 Standard input brings lines of JSON from Orthanc: first what to work with, then `{}` when there is something new,
 `{"deleted": id}`, and `{"backfill": dates}`. Its end means that Orthanc is gone. Standard output takes lines of JSON
-back: `{"worklist": path}` of the file to read, `{"status": ...}`, `{"position": ...}` in Orthanc's change log,
+back: `{"worklist": [path, complete]}`, `{"status": ...}`, `{"position": ...}` in Orthanc's change log,
 `{"backfill": null}` when that is finished, and `{"info": ...}` or `{"warning": ...}` for Orthanc's log.
 """
 
@@ -26,6 +26,7 @@ from plugin.worklist import Worklist
 
 BREATH = 0.1  # seconds between two looks at the change log while images of other modalities pour in
 POOL = {"pool": "changed"}
+VOICE = threading.Lock()  # two threads have something to say
 
 
 def main() -> None:
@@ -39,13 +40,18 @@ def main() -> None:
     threading.Thread(target=_listen, args=(lines, news), daemon=True).start()
 
     pool = WorkerPool(connection, settings, changed=lambda: news.put(POOL))
-    archive, worklist = Archive(connection), Worklist()
-    dispatcher = Dispatcher(archive, pool, start["since"], settings.Attempts, _say, Listing(archive, worklist, _say))
+    worklist = Worklist()
+    listing = Listing(Archive(connection), worklist, _say)
+    dispatcher = Dispatcher(Archive(connection), pool, start["since"], settings.Attempts, _say, listing)
+    thread = threading.Thread(target=listing.run, name="listing", daemon=True)
+    thread.start()
     dispatcher.want(start["instances"])
     dispatcher.backfill(start["backfill"])
     try:
         _work(dispatcher, news)
     finally:
+        listing.stop()
+        thread.join(timeout=1)
         worklist.close()
         pool.stop()
 
@@ -86,7 +92,8 @@ def _listen(lines: Iterable[str], news: SimpleQueue[dict[str, Any] | None]) -> N
 
 def _say(what: str, value: Any) -> None:
     try:
-        print(json.dumps({what: value}), flush=True)  # noqa: T201 - this is the pipe to Orthanc
+        with VOICE:
+            print(json.dumps({what: value}), flush=True)  # noqa: T201 - this is the pipe to Orthanc
     except BrokenPipeError:  # Orthanc is gone, and standard input says so too
         sys.stdout = None
 

@@ -103,14 +103,12 @@ class Dispatcher:
             self.want(self._gone)  # one may have come back while its first try was under way
             self._gone.clear()
             self._read_log()
-            more = self._look_back()
-            self._start(now)
-            if self._listing.tick(now) or more:
+            if self._look_back():
                 pause = 0.0
         except ArchiveUnavailable as problem:
             self._say("warning", f"{problem}; trying again in 2 s")
             pause = 2.0
-            self._start(now)
+        self._start(now)
         self._report()
         return min(pause, max(self._waiting[0][0] - now, 0.05)) if self._waiting else pause
 
@@ -250,7 +248,6 @@ class Dispatcher:
             "reason": problem,
             "workers": self._pool.workers,
             "pending": len(self._arrivals) + len(self._past),
-            "complete": self._listing.complete,
             "backfill": None if self._dates is None else progress,
         }
         self._tell("status", status)

@@ -1,62 +1,92 @@
 """Keeps the worklist in step with Orthanc: fills it after the start, and follows what the dispatcher learns.
 
-Beside `Dispatcher.tick`, and after it has handed out its tasks, so that no image waits for this.
+In a thread of its own, so that no image waits for this. `Listing.tick` does one round.
 """
 
 from __future__ import annotations
 
-import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from itertools import islice
+from queue import Empty, SimpleQueue
 from typing import Any
 
-from plugin.archive import Archive, Instance, Place
+from plugin.archive import Archive, ArchiveUnavailable, Instance, Place
 from plugin.worklist import Worklist
 
 PAGE = 100  # series that are read in one round of filling, and news in one round
 DAY = 86_400.0  # seconds after which everything is read once more
 NO_DISK = 60.0  # seconds until the worklist is made again after it could not be written
+NO_ANSWER = 2.0  # seconds until Orthanc is asked again
 
 
 class Listing:
     """What the worklist still has to be told.
 
-    :param say: tells Orthanc's side the file's path (`worklist`) whenever it is another one.
+    :param say: tells Orthanc's side of the `worklist` the file's path and whether it is complete.
     """
 
     def __init__(self, archive: Archive, worklist: Worklist, say: Callable[[str, Any], None]) -> None:
         """Nothing is read or written yet."""
         self._archive, self._worklist, self._say = archive, worklist, say
+        self._heard: SimpleQueue[tuple[str, Instance | None] | None] = SimpleQueue()
         self._news: dict[str, Instance | None] = {}  # None where it has to be looked up
         self._left: list[str] | None = None  # series to read, the latest arrivals last
         self._due = 0.0
-        self._writable = False
-        self.complete = False
+        self._path = ""
 
     def note(self, found: Instance) -> None:
-        """The index knows this of an image of ours."""
-        self._news[found.id] = found
+        """The index knows this of an image of ours. From any thread."""
+        self._heard.put((found.id, found))
 
     def look_up(self, instance: str) -> None:
-        """It was deleted, or has a mark by now; it need not be ours."""
-        self._news[instance] = None
+        """It was deleted, or has a mark by now; it need not be ours. From any thread."""
+        self._heard.put((instance, None))
+
+    def stop(self) -> None:
+        """End `run` as soon as it does not wait for Orthanc. From any thread."""
+        self._heard.put(None)
+
+    def run(self) -> None:
+        """Tick whenever there is something to do, until `stop`."""
+        pause = 0.0
+        while self._listen(pause):
+            try:
+                pause = 0.0 if self.tick(time.monotonic()) else NO_DISK
+            except ArchiveUnavailable:  # the dispatcher says so
+                pause = NO_ANSWER
+
+    def _listen(self, pause: float) -> bool:
+        """Wait for news, at most `pause` seconds, and take all that are there by then; False at the end."""
+        try:
+            heard = self._heard.get(timeout=pause) if pause else self._heard.get_nowait()
+            while heard:
+                self._news[heard[0]] = heard[1]
+                heard = self._heard.get_nowait()
+        except Empty:
+            return True
+        return False
 
     def tick(self, now: float) -> bool:
         """Write down some of it; whether there is more. :raises ArchiveUnavailable: and then nothing is lost."""
-        if not self._writable and now < self._due:
+        if not self._path and now < self._due:
             self._news.clear()  # the filling finds it all
             return False
         try:
             return self._tick(now)
-        except (sqlite3.Error, OSError) as problem:
-            self._say("warning", f"The worklist cannot be written ({problem}); it is made again in {NO_DISK:.0f} s")
-            self._writable, self._left, self._due, self.complete = False, None, now + NO_DISK, False
+        except ArchiveUnavailable:
+            raise
+        except Exception as problem:  # a full disk, no temporary folder, or a fault of ours: images go before lists
+            reason = f"{type(problem).__name__}: {problem}"
+            self._say("warning", f"The worklist cannot be kept ({reason}); it is made again in {NO_DISK:.0f} s")
+            self._path, self._left, self._due = "", None, now + NO_DISK
+            self._tell(complete=False)
             return False
 
     def _tick(self, now: float) -> bool:
-        if not self._writable:
-            self._say("worklist", self._worklist.renew())
-            self._writable = True
+        if not self._path:
+            self._path = self._worklist.renew()
+            self._tell(complete=False)
         self._tell_news()
         if self._left is None:
             if now < self._due:
@@ -69,8 +99,12 @@ class Listing:
             # What was not found is gone. Deletions do not stand in the change log, and another Orthanc on the same
             # database tells nobody of its own.
             self._worklist.end_walk()
-            self._left, self.complete = None, True
+            self._left = None
+            self._tell(complete=True)
         return bool(self._left or self._news)
+
+    def _tell(self, complete: bool) -> None:
+        self._say("worklist", [self._path, complete])
 
     def _tell_news(self) -> None:
         news = dict(islice(self._news.items(), PAGE))

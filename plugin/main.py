@@ -22,6 +22,7 @@ import orthanc  # noqa: E402
 
 from plugin import __version__, marks, routes  # noqa: E402
 from plugin.companion import Companion  # noqa: E402
+from plugin.query import File  # noqa: E402
 from plugin.settings import SECTION, BadSetting, Connection, Settings  # noqa: E402
 
 UNKNOWN_RESOURCE = (7, 17)
@@ -64,7 +65,7 @@ class Plugin:
         self._since = 0
         self._index = OrthancIndex()
         self._status: dict[str, Any] = {"ready": False, "reason": "Orthanc is starting", "workers": 0}
-        self._worklist = ""  # its file, once there is one
+        self._worklist = File()
 
     def on_stored(self, _dicom: Any, instance: str) -> None:
         """Remember that something arrived; which it was stands in Orthanc's change log."""
@@ -112,7 +113,7 @@ class Plugin:
             case "status":
                 self._status = value
             case "worklist":
-                self._worklist = value
+                self._worklist = File(*value)
             case "position":
                 self._since = value
                 orthanc.SetGlobalProperty(marks.POSITION, str(value))
@@ -120,8 +121,8 @@ class Plugin:
                 orthanc.SetGlobalProperty(marks.BACKFILL, "")
             case "ended":
                 reason = f"The classifying process has ended; it is started again in {value:.0f} s"
-                self._status = {**self._status, "ready": False, "reason": reason, "complete": False}
-                self._worklist = ""  # a file that nobody keeps in step is worse than none
+                self._status = {**self._status, "ready": False, "reason": reason}
+                self._worklist = File()  # one that nobody keeps in step is worse than none
                 orthanc.LogWarning(f"Chest X-ray: {reason}")
 
     def on_instance(self, output: Any, _uri: str, **request: Any) -> None:
@@ -155,7 +156,7 @@ class Plugin:
             case ["status"]:
                 return routes.health({**self._status, "version": __version__}, self._worklist)
             case ["worklist"]:
-                return routes.page_of_worklist(self._status, self._worklist, wish)
+                return routes.page_of_worklist(self._worklist, wish)
             case ["results"]:
                 return routes.results(self._worklist, wish)
             case ["prior"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,9 +11,10 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
+from urllib.parse import unquote_plus
 
-from plugin.worklist import SCHEMA
+from plugin.worklist import SCHEMA, folded
 
 STATES = ("pending", "done", "skipped", "failed")
 SORTS = ("newest", "suspicious")
@@ -48,6 +50,7 @@ class Query:
     @classmethod
     def read(cls, wish: Mapping[str, str], most: int = MOST, **defaults: Any) -> Self:
         """From a request's parameters; those that it does not know are left alone. :raises BadQuery:"""
+        wish = {name: _decoded(value) for name, value in wish.items()}
         values = defaults | {name: wish[name] for name in ("finding", "patient", "study", "series") if name in wish}
         for name, allowed in (("state", STATES), ("sort", SORTS)):
             if wish.get(name):
@@ -77,7 +80,7 @@ class Query:
             conditions.append("images.state != 'pending'")
         if self.patient:
             conditions.append("instr(images.sought, ?)")
-            values.append(self.patient.casefold())
+            values.append(folded(self.patient))
         if self.first or self.last:
             conditions.append("images.StudyDate BETWEEN ? AND ?")
             values += [self.first or "0", self.last or "9"]
@@ -87,6 +90,11 @@ class Query:
         """The sort order in SQL."""
         suspicion = ("scores.score" if self.finding else "images.highest") + " DESC, "
         return f"{suspicion if self.sort == 'suspicious' else ''}images.moment DESC, images.id DESC"
+
+
+def _decoded(value: str) -> str:
+    """Orthanc 1.10 hands a query's values over as they stand in the address, 1.13 decodes them."""
+    return unquote_plus(value) if re.fullmatch(r"[\w.~!*'();:@&=+$,/?%#\[\]-]*", value, re.ASCII) else value
 
 
 def _one_of(name: str, value: str, allowed: Sequence[str]) -> str:
@@ -108,12 +116,19 @@ def _whole(name: str, value: str, most: int) -> int:
     return int(value)
 
 
+class File(NamedTuple):
+    """The worklist's file, '' where there is none, and whether everything in the archive stands in it."""
+
+    path: str = ""
+    complete: bool = False
+
+
 @contextmanager
-def reading(path: str) -> Iterator[sqlite3.Connection]:
-    """The file as it is at this moment, whatever is written meanwhile; '' is an empty one. :raises sqlite3.Error:"""
-    address = f"{Path(path).as_uri()}?mode=ro" if path else ":memory:"
+def reading(file: File) -> Iterator[sqlite3.Connection]:
+    """What the file says at this moment, whatever is written meanwhile. :raises sqlite3.Error:"""
+    address = f"{Path(file.path).as_uri()}?mode=ro" if file.path else ":memory:"
     with closing(sqlite3.connect(address, uri=True, isolation_level=None)) as db:
-        if not path:
+        if not file.path:
             db.executescript(SCHEMA)
         db.execute("BEGIN")
         yield db

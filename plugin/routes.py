@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from plugin import marks, query
-from plugin.query import BadQuery, Query
+from plugin.query import BadQuery, File, Query
 
 WEB = Path(__file__).parent / "web"
 TYPES = {
@@ -109,20 +109,21 @@ def _not_ours(index: Index, instance: str) -> Reply | None:
     return _json({"state": "skipped", "instance": instance, "reason": reason})
 
 
-def health(status: Mapping[str, Any], worklist: str) -> Reply:
+def health(status: Mapping[str, Any], worklist: File) -> Reply:
     """`GET /chest-xray/status`: `queued` is what is to do now; the other numbers are of the whole archive."""
     with query.reading(worklist) as db:
-        return _json({**status, "queued": status.get("pending", 0), **query.counts(db)})
+        counts = query.counts(db)
+    return _json({**status, "queued": status.get("pending", 0), **counts, "complete": worklist.complete})
 
 
-def page_of_worklist(status: Mapping[str, Any], worklist: str, wish: Mapping[str, str]) -> Reply:
+def page_of_worklist(worklist: File, wish: Mapping[str, str]) -> Reply:
     """`GET /chest-xray/worklist`: a page of all images of ours, filtered and sorted."""
     try:
         asked = Query.read(wish)
         with query.reading(worklist) as db:
             found = {
                 "total": query.total(db, asked),
-                "complete": bool(worklist) and status.get("complete", False),
+                "complete": worklist.complete,
                 "labels": query.labels(db),
                 "rows": query.rows(db, asked),
             }
@@ -131,7 +132,7 @@ def page_of_worklist(status: Mapping[str, Any], worklist: str, wish: Mapping[str
     return _json(found)
 
 
-def prior(index: Index, worklist: str, instance: str) -> Reply:
+def prior(index: Index, worklist: File, instance: str) -> Reply:
     """`GET /chest-xray/prior?instance=`: the same patient's other results, oldest first."""
     try:
         patient = _resource(index, f"/instances/{instance}/patient", instance)["ID"]
@@ -212,7 +213,7 @@ def _dicom_date(text: str | None) -> str:
     return f"{date.fromisoformat(text):%Y%m%d}" if text else ""
 
 
-def results(worklist: str, wish: Mapping[str, str]) -> Reply:
+def results(worklist: File, wish: Mapping[str, str]) -> Reply:
     """`GET /chest-xray/results`: the marks that the worklist's filters mean, as JSON lines or as CSV.
 
     All of them, unless there is a `limit`; more than one answer may hold are refused, never cut off in silence.
@@ -233,7 +234,7 @@ def results(worklist: str, wish: Mapping[str, str]) -> Reply:
             found = query.texts(db, asked)
             if form:
                 return Reply(HTTPStatus.OK, table(map(json.loads, found), query.labels(db)), "text/csv; charset=utf-8")
-            return Reply(HTTPStatus.OK, b"".join(text + b"\n" for text in found), "application/jsonl; charset=utf-8")
+            return Reply(HTTPStatus.OK, _lines(found), "application/jsonl; charset=utf-8")
     except BadQuery as sentence:
         return _error(HTTPStatus.BAD_REQUEST, str(sentence))
 
@@ -264,6 +265,13 @@ def table(found: Iterable[Mapping[str, Any]], labels: list[str]) -> bytes:
         writer.writerow(
             [_cell(str(cell)) for cell in cells] + [row.get("scores", {}).get(label, "") for label in labels]
         )
+    return output.getvalue()
+
+
+def _lines(texts: Iterable[bytes]) -> bytes:
+    output = io.BytesIO()  # which holds them once; a join would do so twice
+    for text in texts:
+        output.write(text + b"\n")
     return output.getvalue()
 
 

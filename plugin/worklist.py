@@ -58,7 +58,9 @@ class Worklist:
         """Begin with an empty file, another one than before; its path."""
         self.close()
         path = self._open.enter_context(_folder()) / "worklist.db"
-        self._db = self._open.enter_context(closing(sqlite3.connect(path, isolation_level=None)))
+        self._db = self._open.enter_context(
+            closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False))
+        )
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = OFF")  # after a crash it is made anew
         self._db.executescript(SCHEMA)
@@ -116,7 +118,7 @@ class Worklist:
             "PatientName": place.PatientName,
             "StudyDate": place.StudyDate.replace(".", ""),  # as ACR-NEMA wrote it
             "Modality": place.Modality,
-            "sought": "\n".join((place.PatientID, place.PatientName, place.PatientName.replace("^", " "))).casefold(),
+            "sought": f"{folded(place.PatientID)}\n{folded(place.PatientName)}",
             "walk": self._walk,
         }
         columns, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
@@ -146,6 +148,11 @@ class Worklist:
     def _delete_result(self, image: int) -> None:
         self._db.execute("DELETE FROM marks WHERE image = ?", [image])
         self._db.execute("DELETE FROM scores WHERE label IN (SELECT id FROM labels) AND image = ?", [image])
+
+
+def folded(text: str) -> str:
+    """As it is compared with what somebody looks for: without case, and a space for what stands for one."""
+    return text.casefold().replace("^", " ").replace("+", " ")
 
 
 def _checked(mark: dict[str, Any]) -> dict[str, Any]:

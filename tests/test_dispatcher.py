@@ -13,6 +13,7 @@ from plugin.archive import Archive, ArchiveUnavailable, Change, Gone, Instance, 
 from plugin.dispatcher import Dispatcher
 from plugin.listing import Listing
 from plugin.marks import mark_in
+from plugin.query import File
 from plugin.worker import Outcome
 from plugin.worklist import Worklist
 
@@ -89,6 +90,22 @@ class FakePool:
         return self.tasks[instance]
 
 
+class Settling(Listing):
+    """A listing without its thread."""
+
+    def settle(self, now: float) -> None:
+        """All that it would do now."""
+        if not self.archive.down:
+            while self._listen(0) and self.tick(now):
+                continue
+
+    @property
+    def archive(self) -> FakeArchive:
+        """The one that it was given."""
+        assert isinstance(self._archive, FakeArchive)
+        return self._archive
+
+
 class World:
     """A dispatcher with everything around it."""
 
@@ -101,7 +118,7 @@ class World:
         self.start(since)
 
     def start(self, since: int) -> None:
-        self.listing = Listing(self.archive, self.worklist, self._hear)
+        self.listing = Settling(self.archive, self.worklist, self._hear)
         self.dispatcher = Dispatcher(self.archive, self.pool, since, 3, self._hear, self.listing)
 
     def _hear(self, what: str, value: Any) -> None:
@@ -114,6 +131,7 @@ class World:
         self.now += seconds
         while not (pause := self.dispatcher.tick(self.now)):
             continue
+        self.listing.settle(self.now)
         return pause
 
     def finish(self, instance: str, outcome: Outcome | BaseException) -> None:
@@ -127,7 +145,7 @@ class World:
 
     def counts(self) -> tuple[int, int, int, int]:
         """What is to do now, and what the worklist says of the whole archive."""
-        with query.reading(self.said["worklist"]) as db:
+        with query.reading(File(*self.said["worklist"])) as db:
             listed = query.counts(db)
         return self.said["status"]["pending"], listed["done"], listed["skipped"], listed["failed"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,10 +11,10 @@ import pytest
 
 from plugin import listing, query
 from plugin.archive import Archive, ArchiveUnavailable, Instance, Place
-from plugin.listing import Listing
-from plugin.query import Query
+from plugin.query import File, Query
 from plugin.worklist import Worklist
-from tests.test_dispatcher import FakeArchive
+from tests.pacs import wait_for
+from tests.test_dispatcher import FakeArchive, Settling
 
 
 class World:
@@ -22,17 +23,19 @@ class World:
     def __init__(self) -> None:
         self.archive, self.worklist = FakeArchive(), Worklist()
         self.said: dict[str, Any] = {}
-        self.listing = Listing(self.archive, self.worklist, self.said.__setitem__)
+        self.listing = Settling(self.archive, self.worklist, self.said.__setitem__)
         self.now = 0.0
 
     def settle(self, seconds: float = 0.0) -> None:
         self.now += seconds
-        while self.listing.tick(self.now):
-            continue
+        self.listing.settle(self.now)
 
     def states(self) -> dict[str, str]:
-        with query.reading(self.said["worklist"]) as db:
+        with query.reading(File(*self.said["worklist"])) as db:
             return {row["instance"]: row["state"] for row in query.rows(db, Query(limit=None))}
+
+    def complete(self) -> bool:
+        return File(*self.said["worklist"]).complete
 
 
 @pytest.fixture
@@ -53,10 +56,10 @@ def test_it_is_filled_a_page_at_a_time_latest_arrivals_first(world: World, monke
     world.archive.add("ct", "CT")
     mark(world, "i1")
     assert world.listing.tick(0) is True
-    assert (world.states(), world.listing.complete) == ({"i4": "pending", "i3": "pending"}, False)
+    assert (world.states(), world.complete()) == ({"i4": "pending", "i3": "pending"}, False)
     world.settle()
     assert world.states() == {f"i{number}": "done" if number == 1 else "pending" for number in range(5)}
-    assert world.listing.complete
+    assert world.complete()
 
 
 def test_it_follows_what_is_noted_and_looks_up_the_rest(world: World) -> None:
@@ -78,6 +81,7 @@ def test_more_news_than_a_page_take_several_ticks(world: World, monkeypatch: pyt
     for number in range(5):
         world.archive.add(f"i{number}")
         world.listing.look_up(f"i{number}")
+    assert world.listing._listen(0)
     assert world.listing.tick(1) is True
     assert len(world.states()) == 2
     world.settle()
@@ -92,7 +96,7 @@ def test_a_deletion_that_nobody_told_is_found_within_a_day(world: World) -> None
     assert list(world.states()) == ["a"]
     world.settle(1)
     assert list(world.states()) == []
-    assert world.listing.complete
+    assert world.complete()
 
 
 def test_nothing_is_lost_while_orthanc_does_not_answer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +112,7 @@ def test_nothing_is_lost_while_orthanc_does_not_answer(world: World, monkeypatch
         patch.setattr(Archive, "places", no_answer)
         patch.setattr(FakeArchive, "places", no_answer)
         with pytest.raises(ArchiveUnavailable):
-            world.listing.tick(1)
+            world.settle(1)
     world.settle()
     assert world.states() == {"a": "done"}
 
@@ -125,14 +129,27 @@ def test_a_full_disk_costs_the_list_alone_until_there_is_room(
 
     with monkeypatch.context() as patch:
         patch.setattr(Worklist, "learn" if isinstance(problem, sqlite3.Error) else "renew", full)
-        world.listing._writable = isinstance(problem, sqlite3.Error)
+        world.listing._path = "there" if isinstance(problem, sqlite3.Error) else ""
         world.listing.look_up("a")
         world.settle(listing.DAY)
-        assert not world.listing.complete
+        assert not world.complete()
         assert str(problem) in world.said["warning"]
         said = world.said.pop("warning")
         world.settle(listing.NO_DISK - 1)
         assert "warning" not in world.said, said
     mark(world, "a")
     world.settle(1)
-    assert (world.states(), world.listing.complete) == ({"a": "done"}, True)
+    assert (world.states(), world.complete()) == ({"a": "done"}, True)
+
+
+def test_its_thread_follows_the_news_until_it_is_stopped(world: World) -> None:
+    world.archive.add("a")
+    thread = threading.Thread(target=world.listing.run, daemon=True)
+    thread.start()
+    wait_for(lambda: (world.said.get("worklist") and world.complete()) or None, 5, lambda: str(world.said))
+    mark(world, "a")
+    world.listing.look_up("a")
+    wait_for(lambda: world.states() == {"a": "done"} or None, 5, lambda: str(world.states()))
+    world.listing.stop()
+    thread.join(timeout=5)
+    assert not thread.is_alive()

@@ -12,6 +12,7 @@ import pytest
 
 from plugin import routes
 from plugin.archive import Instance, Place
+from plugin.query import File
 from plugin.worklist import Worklist
 
 READY = {"ready": True, "reason": "", "pending": 0}
@@ -200,11 +201,11 @@ def test_what_a_page_is_about(resource: str, level: str, study: str, instances: 
 @pytest.mark.parametrize("resource", ["nobody", "", "..", "a/metadata?expand", "a?expand"])
 def test_what_orthanc_has_not_got_no_page_is_about(resource: str) -> None:
     assert routes.about(FakeArchive(), resource).status == 404
-    assert routes.prior(FakeArchive(), "", resource).status == 404
+    assert routes.prior(FakeArchive(), File(), resource).status == 404
 
 
 @pytest.fixture
-def listed() -> Iterator[str]:
+def listed() -> Iterator[File]:
     """The file of a worklist with a result, a failure and an image that waits."""
     worklist = Worklist()
     path = worklist.renew()
@@ -212,12 +213,12 @@ def listed() -> Iterator[str]:
     place = Place("study", "patient", "P", "Doe", "20260101", "DX")
     for one, mark in (("a", DONE), ("b", failed), ("c", None)):
         worklist.learn([(Instance(one, "dx", mark), place)])
-    yield path
+    yield File(path, complete=True)
     worklist.close()
 
 
-def test_a_page_of_the_worklist(listed: str) -> None:
-    answer = json.loads(routes.page_of_worklist({"complete": True}, listed, {"limit": "2"}).body)
+def test_a_page_of_the_worklist(listed: File) -> None:
+    answer = json.loads(routes.page_of_worklist(listed, {"limit": "2"}).body)
     assert {**answer, "rows": [row["instance"] for row in answer["rows"]]} == {
         "total": 3,
         "complete": True,
@@ -226,27 +227,27 @@ def test_a_page_of_the_worklist(listed: str) -> None:
     }
 
 
-def test_a_worklist_that_is_being_filled_says_so(listed: str) -> None:
-    assert json.loads(routes.page_of_worklist({"complete": False}, listed, {}).body)["complete"] is False
+def test_a_worklist_that_is_being_filled_says_so(listed: File) -> None:
+    assert json.loads(routes.page_of_worklist(listed._replace(complete=False), {}).body)["complete"] is False
     before = {"total": 0, "complete": False, "labels": [], "rows": []}
-    assert json.loads(routes.page_of_worklist({}, "", {"finding": "Mass"}).body) == before
+    assert json.loads(routes.page_of_worklist(File(), {"finding": "Mass"}).body) == before
 
 
-def test_a_bad_filter_is_refused_with_a_sentence(listed: str) -> None:
-    for reply in (routes.page_of_worklist({}, listed, {"sort": "x"}), routes.results(listed, {"state": "x"})):
+def test_a_bad_filter_is_refused_with_a_sentence(listed: File) -> None:
+    for reply in (routes.page_of_worklist(listed, {"sort": "x"}), routes.results(listed, {"state": "x"})):
         assert (reply.status, "it must be one of" in json.loads(reply.body)["error"]) == (400, True)
 
 
-def test_the_status_counts_the_whole_archive(listed: str) -> None:
+def test_the_status_counts_the_whole_archive(listed: File) -> None:
     answer = json.loads(routes.health({"ready": True, "pending": 7}, listed).body)
-    assert answer == {"ready": True, "queued": 7, "pending": 1, "done": 1, "skipped": 0, "failed": 1}
+    assert answer == {"ready": True, "queued": 7, "pending": 1, "done": 1, "skipped": 0, "failed": 1, "complete": True}
 
 
-def test_priors_are_of_the_same_patient(listed: str) -> None:
+def test_priors_are_of_the_same_patient(listed: File) -> None:
     assert json.loads(routes.prior(FakeArchive(), listed, "a").body) == {"rows": []}
 
 
-def test_results_are_one_line_for_each_mark_word_for_word(listed: str) -> None:
+def test_results_are_one_line_for_each_mark_word_for_word(listed: File) -> None:
     lines = routes.results(listed, {}).body.decode().splitlines()
     assert lines[0] == json.dumps(DONE, ensure_ascii=False)
     assert [json.loads(line)["state"] for line in lines] == ["done", "failed"]
@@ -255,7 +256,7 @@ def test_results_are_one_line_for_each_mark_word_for_word(listed: str) -> None:
     assert routes.results(listed, {"state": "pending"}).body == b""
 
 
-def test_results_as_csv_are_safe_in_a_spreadsheet(listed: str) -> None:
+def test_results_as_csv_are_safe_in_a_spreadsheet(listed: File) -> None:
     reply = routes.results(listed, {"format": "csv"})
     assert reply.type.startswith("text/csv")
     first, second = csv.DictReader(io.StringIO(reply.body.decode()))
@@ -265,7 +266,7 @@ def test_results_as_csv_are_safe_in_a_spreadsheet(listed: str) -> None:
 
 
 def test_more_results_than_an_answer_holds_are_refused_and_not_cut_off(
-    listed: str, monkeypatch: pytest.MonkeyPatch
+    listed: File, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(routes, "MOST_LINES", 1)
     reply = routes.results(listed, {})
@@ -278,4 +279,4 @@ def test_more_results_than_an_answer_holds_are_refused_and_not_cut_off(
 
 
 def test_another_format_is_refused() -> None:
-    assert routes.results("", {"format": "xml"}).status == 400
+    assert routes.results(File(), {"format": "xml"}).status == 400
