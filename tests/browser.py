@@ -24,11 +24,11 @@ FLAGS = ("headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-backg
 
 
 @contextmanager
-def chromium(language: str = "en-GB") -> Iterator[webdriver.Chrome]:
+def chromium() -> Iterator[webdriver.Chrome]:
     """A headless Chromium, ended afterwards."""
     options = webdriver.ChromeOptions()
     options.binary_location = "/usr/bin/chromium"
-    for flag in (*FLAGS, f"lang={language}"):
+    for flag in FLAGS:
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService("/usr/bin/chromedriver"))
@@ -44,6 +44,7 @@ class Pages:
     def __init__(self, driver: webdriver.Chrome, pacs: Pacs) -> None:
         """A browser keeps the account that one address named; pages with it in their address cannot fetch anything."""
         self.driver, self.pacs = driver, pacs
+        driver.execute_cdp_cmd("Emulation.setLocaleOverride", {"locale": "en_GB"})
         driver.get(pacs.url.replace("//", f"//{pacs.user}:{pacs.password}@") + "/system")
 
     def open(self, path: str, width: int = 1280, height: int = 800, scheme: str = "light") -> None:

@@ -4,7 +4,9 @@ import { byId } from "./html.js";
 /** Orthanc's own address, which need not be the root of its site. */
 export const root = new URL("..", import.meta.url);
 export const link = path => new URL(path, root).href;
-export const reportOf = (level, id) => link(`chest-xray/report?${new URLSearchParams({ [level]: id })}`);
+/** A query string. Orthanc does not take + for a space. */
+export const encoded = given => new URLSearchParams(given).toString().replaceAll("+", "%20");
+export const reportOf = (level, id, more = {}) => link(`chest-xray/report?${encoded({ [level]: id, ...more })}`);
 export const explorer = (level, id) => link(`app/explorer.html#${level}?uuid=${encodeURIComponent(id)}`);
 
 /** Orthanc did not give what was asked for. `status` is HTTP's; 0 if there was no answer at all. */

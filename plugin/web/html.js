@@ -39,6 +39,7 @@ export function moment(text) {
 export const score = value => scores.format(value);
 export const number = value => numbers.format(value);
 export const count = (many, one, more = `${one}s`) => `${number(many)} ${many === 1 ? one : more}`;
+export const asSentence = text => (/[.!?…]$/.test(text) ? text : `${text}.`);
 export const label = text => text.replaceAll("_", " ");
 
 /** A DICOM person name, Family^Given^Middle^Prefix^Suffix=..., for a reader. */

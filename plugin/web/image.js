@@ -1,8 +1,8 @@
 // The report page of one image.
 import { mapOf, picture, scale } from "./activation.js";
-import { again, ask, explorer, follow, json, link, markOf, Refused, reportOf, trouble } from "./api.js";
+import { again, ask, encoded, explorer, follow, json, link, markOf, Refused, reportOf, trouble } from "./api.js";
 import { chooser } from "./findings.js";
-import { byId, count, date, fill, label, make, moment, number, person, STAND_IN, STATES, view } from "./html.js";
+import { byId, count, date, fill, label, make, moment, number, person, asSentence, STAND_IN, STATES, view } from "./html.js";
 import { trends } from "./trend.js";
 import { load, windowOf } from "./values.js";
 import { viewer } from "./viewer.js";
@@ -113,7 +113,7 @@ async function showResult(mark, tags, of, shown) {
 }
 
 function state(mark) {
-  const box = make("div", { class: `state ${mark.state}`, role: "status" }, make("h2", {}, STATES[mark.state] ?? mark.state), make("p", {}, `${mark.reason}.`.replace(/\.\.$/, ".")));
+  const box = make("div", { class: `state ${mark.state}`, role: "status" }, make("h2", {}, STATES[mark.state] ?? mark.state), make("p", {}, asSentence(mark.reason ?? "")));
   if (mark.state === "pending") box.append(make("progress", { "aria-label": "Waiting" }), make("p", { class: "dim" }, "The scores appear here by themselves."));
   else box.append(retry(mark.instance, "Try again"));
   return box;
@@ -144,7 +144,7 @@ function findings(mark, shown) {
     const now = new URLSearchParams(location.search);
     if (value) now.set(key, value);
     else now.delete(key);
-    history.replaceState(null, "", `?${now}`);
+    history.replaceState(null, "", `?${encoded(now)}`);
   };
   const choose = name => {
     chosen = name;

@@ -1,7 +1,7 @@
 // The worklist. What it shows stands in the address, so that it can be kept as a bookmark.
-import { again, follow, json, link, reportOf, trouble } from "./api.js";
+import { again, encoded, follow, json, link, reportOf, trouble } from "./api.js";
 import { bar } from "./findings.js";
-import { byId, count, date, fill, label, make, moment, number, person, ranked, score, STAND_IN, STATES, view } from "./html.js";
+import { byId, count, date, fill, label, make, moment, number, person, ranked, score, asSentence, STAND_IN, STATES, view } from "./html.js";
 
 const FILTERS = ["state", "patient", "finding", "from", "to", "sort"];
 const PAGE = 50;
@@ -24,7 +24,7 @@ function go(changes, replace = false) {
     if (value) query.set(name, value);
     else query.delete(name);
   }
-  history[replace ? "replaceState" : "pushState"](null, "", `?${query}`);
+  history[replace ? "replaceState" : "pushState"](null, "", `?${encoded(query)}`);
   renew();
 }
 
@@ -36,11 +36,11 @@ function renew() {
 async function update() {
   const status = await json("chest-xray/status");
   showStatus(status);
-  const wanted = JSON.stringify([status.complete, status.pending, status.done, status.failed, status.skipped, `${query}`]);
+  const wanted = JSON.stringify([status.complete, status.pending, status.done, status.failed, status.skipped, encoded(query)]);
   if (wanted !== shown) {
-    const asked = `${query}`;
+    const asked = encoded(query);
     const list = await json(`chest-xray/worklist?limit=${PAGE}&${asked}`);
-    if (asked !== `${query}`) return 0; // changed meanwhile
+    if (asked !== encoded(query)) return 0; // changed meanwhile
     showList(list);
     shown = list.complete ? wanted : null;
   }
@@ -54,7 +54,7 @@ function showStatus(status) {
   progress.max = most || 1;
   progress.value = most - status.queued;
   const waiting = status.queued ? `${count(status.queued, "image is", "images are")} waiting` : "Nothing is waiting";
-  fill(byId("status"), make("span", { class: status.ready ? "ready" : "unready" }, status.ready ? "Ready" : "Not ready"), status.ready ? waiting : `${status.reason}. ${waiting}.`);
+  fill(byId("status"), make("span", { class: status.ready ? "ready" : "unready" }, status.ready ? "Ready" : "Not ready"), status.ready ? waiting : `${asSentence(status.reason)} ${waiting}.`);
   const states = [["", "All", status.done + status.failed + status.skipped + status.pending], ...["done", "pending", "failed", "skipped"].map(state => [state, STATES[state], status[state]])];
   fill(byId("states"), ...states.map(([state, name, many]) => make("label", { class: `chip ${state}` },
     make("input", { type: "radio", name: "state", value: state }), make("span", {}, `${name} `, make("b", {}, number(many))))));
@@ -78,9 +78,9 @@ function showList(list) {
   pages(list);
   const same = new URLSearchParams(query);
   same.delete("offset");
-  byId("jsonl").href = link(`chest-xray/results?${same}`);
+  byId("jsonl").href = link(`chest-xray/results?${encoded(same)}`);
   same.set("format", "csv");
-  byId("csv").href = link(`chest-xray/results?${same}`);
+  byId("csv").href = link(`chest-xray/results?${encoded(same)}`);
 }
 
 function empty(list) {
@@ -105,7 +105,7 @@ function pages({ total, rows }) {
 
 function line(row, finding) {
   const name = person(row.PatientName) || row.PatientID || "Unnamed";
-  const href = reportOf("instance", row.instance) + (finding ? `&${new URLSearchParams({ finding })}` : "");
+  const href = reportOf("instance", row.instance, finding ? { finding } : {});
   const top = finding ? row.scores[finding] : ranked(row.scores)[0]?.[1];
   return make("tr", { class: row.state, "data-instance": row.instance },
     make("td", { class: "patient" }, make("a", { href }, name)),
