@@ -12,7 +12,7 @@ SYSTEM_TEST := chromium chromium-driver dcmtk dicom3tools default-jre-headless l
 
 export HTTP_PORT DICOM_PORT STORAGE WEIGHTS WEIGHTS_SHA256 DICOM RESULTS ONCE
 
-.PHONY: help demo serve samples stand-in test lint verify bench system system-test clean
+.PHONY: help demo serve samples stand-in test lint verify bench screenshots system system-test clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,9 @@ verify: $(BIN)/.installed ## Compare this installation with the scores that Torc
 
 bench: $(BIN)/.installed system ## Measure, against TorchXRayVision's own way in the same run
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m bench
+
+screenshots: $(BIN)/.installed system system-test ## Take the pictures in docs/ from the real pages
+	@$(BIN)/python -m demo.screenshots
 
 system: ## Install Orthanc and its plugins (Debian, Ubuntu)
 	@dpkg -s $(SYSTEM) >/dev/null 2>&1 || { $(SUDO) $(APT) update -q && $(SUDO) $(APT) install -q -y --no-install-recommends $(SYSTEM); }

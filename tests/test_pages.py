@@ -370,7 +370,7 @@ def test_no_text_of_a_file_or_a_result_is_ever_run(pages: Pages, idle: Pacs, sta
     more = done if state == "done" else {"reason": ATTACK}
     write_mark(hostile, instance, state, **more, image={"SOPInstanceUID": ATTACK}, sr={"instance": ATTACK})
     hostile.pacs.session.get(f"{idle.url}/chest-xray/status", timeout=10)
-    for path, where in (("", "tbody"), (f"report?instance={instance}", "#subtitle"), (f"report?study={study}", "#title")):
+    for path, where in (("", "tbody"), (f"report?instance={instance}", "#subtitle"), (f"report?study={study}", "#subtitle")):
         hostile.open(path)
         hostile.says(where, "<script>owned=1</script>")
         if path.startswith("report") and state == "done":

@@ -134,11 +134,12 @@ function result(row) {
 const refresh = follow(update);
 
 let typing = 0;
-form.addEventListener("input", event => {
-  const { name, value } = event.target;
+form.elements.patient.addEventListener("input", ({ target }) => {
   clearTimeout(typing);
-  if (event.target.type === "search") typing = setTimeout(() => go({ [name]: value.trim() }, true), TYPING);
-  else if (event.target.checkValidity()) go({ [name]: value });
+  typing = setTimeout(() => go({ patient: target.value.trim() }, true), TYPING);
+});
+form.addEventListener("change", ({ target }) => {
+  if (target.name !== "patient" && target.checkValidity()) go({ [target.name]: target.value });
 });
 form.addEventListener("submit", event => event.preventDefault());
 byId("clear").addEventListener("click", () => go(Object.fromEntries(FILTERS.map(name => [name, ""]))));
