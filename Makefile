@@ -17,7 +17,7 @@ SYSTEM_IMAGE := buildah ca-certificates mmdebstrap podman runc
 export HTTP_PORT DICOM_PORT STORAGE WEIGHTS WEIGHTS_SHA256 DICOM RESULTS ONCE
 
 .PHONY: help demo serve samples stand-in model-repository test test-faults soak test-cluster test-image lint verify audit
-.PHONY: bench lock system system-test system-image system-cluster clean
+.PHONY: bench screenshots lock system system-test system-image system-cluster clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -76,6 +76,9 @@ audit: $(BIN)/.installed-test ## Ask for known vulnerabilities in the installed 
 
 bench: $(BIN)/.installed system ## Measure, against TorchXRayVision's own way in the same run
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m bench
+
+screenshots: $(BIN)/.installed system system-test ## Take the pictures in docs/ from the real pages
+	@$(BIN)/python -m demo.screenshots
 
 system: ## Install Orthanc and its plugins (Debian, Ubuntu)
 	@dpkg -s $(SYSTEM) >/dev/null 2>&1 || { $(SUDO) $(APT) update -q && $(SUDO) $(APT) install -q -y --no-install-recommends $(SYSTEM); }
