@@ -164,6 +164,7 @@ class Dispatcher:
             self._queue(places)
             if late:  # the first arrival tells what is finished
                 self._arrivals = OrderedDict(sorted(self._arrivals.items(), key=lambda arrival: arrival[1]))
+        self._listing.reached(self._log.position)
 
     def _look_back(self) -> bool:
         """Queue a page of the past, if there is one and little else to do; whether to come again at once."""
@@ -186,6 +187,8 @@ class Dispatcher:
 
     def _queue(self, places: dict[str, int]) -> None:
         """Queue arrivals, given with their places in the log."""
+        for unfinished in places.keys() & self._arrivals.keys():
+            self._listing.look_up(unfinished)  # it may have its mark already
         unknown = self._archive.instances([one for one in places if one not in self._arrivals], marks=False)
         # Most of what arrives in a hospital is not ours: no more is asked about it than that.
         ours = [found.id for found in unknown if self._is_ours(found)]
