@@ -95,7 +95,10 @@ class Archive:
         }
         # Orthanc closes idle connections after a second; everything that we send may be sent twice.
         retries = Retry(total=3, backoff_factor=0.1, allowed_methods=None, redirect=False)
-        self._pool = PoolManager(timeout=TIMEOUT, retries=retries, ssl_context=connection.trust())
+        trust = connection.trust()
+        # urllib3 looks at the certificate's name by itself as well, unless it is told not to.
+        secure = {"ssl_context": trust, "assert_hostname": False} if trust else {}
+        self._pool = PoolManager(timeout=TIMEOUT, retries=retries, **secure)
 
     def _ask(self, method: str, path: str, **arguments: Any) -> BaseHTTPResponse:
         headers = self._headers | arguments.pop("headers", {})

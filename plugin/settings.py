@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 SECTION = "ChestXRay"
+LOOPBACK = "127.0.0.1"
 
 
 class BadSetting(ValueError):
@@ -182,7 +183,7 @@ class Connection:
 
     @classmethod
     def to_orthanc(cls, configuration: Mapping[str, Any], authorization: str) -> Self:
-        """The loopback address that Orthanc's own configuration describes.
+        """The address that Orthanc's own configuration describes: the loopback, unless it listens on others alone.
 
         :raises BadSetting: if Orthanc's HTTP server is off, since results come back over it.
         """
@@ -190,7 +191,7 @@ class Connection:
             raise BadSetting("HttpServerEnabled is false; the plugin stores its reports over HTTP, so it must be true")
         secure = configuration.get("SslEnabled", False)
         return cls(
-            url=f"{'https' if secure else 'http'}://127.0.0.1:{configuration.get('HttpPort', 8042)}",
+            url=f"{'https' if secure else 'http'}://{_host(configuration)}:{configuration.get('HttpPort', 8042)}",
             authorization=authorization,
             certificate=str(configuration.get("SslCertificate", "")) if secure else "",
             shared=bool(configuration.get("CheckRevisions", False)),
@@ -204,3 +205,10 @@ class Connection:
         context.check_hostname = False
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         return context
+
+
+def _host(configuration: Mapping[str, Any]) -> str:
+    addresses: list[str] = configuration.get("HttpBindAddresses") or [LOOPBACK]
+    if LOOPBACK in addresses or "0.0.0.0" in addresses:  # noqa: S104 - nothing is bound here
+        return LOOPBACK
+    return f"[{addresses[0]}]" if ":" in addresses[0] else addresses[0]

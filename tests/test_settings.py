@@ -69,6 +69,14 @@ def test_orthanc_is_reached_as_its_configuration_says() -> None:
     assert Connection.to_orthanc({}, "t").url == "http://127.0.0.1:8042"
     secure = Connection.to_orthanc({"HttpPort": 1, "SslEnabled": True, "SslCertificate": "c.pem"}, "t")
     assert (secure.url, secure.certificate) == ("https://127.0.0.1:1", "c.pem")
+    for addresses, host in (
+        ([], "127.0.0.1"),
+        (["0.0.0.0"], "127.0.0.1"),
+        (["10.0.0.5", "127.0.0.1"], "127.0.0.1"),
+        (["10.0.0.5", "10.0.0.6"], "10.0.0.5"),
+        (["::1"], "[::1]"),
+    ):
+        assert Connection.to_orthanc({"HttpBindAddresses": addresses}, "t").url == f"http://{host}:8042"
     assert "secret" not in repr(Connection("u", "secret"))
 
 

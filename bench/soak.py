@@ -1,0 +1,99 @@
+"""`make soak`: thousands of images through one Orthanc, and what grows meanwhile; kept in `bench/SOAK.md`."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass, fields
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+
+import psutil
+
+from bench.__main__ import machine
+from tests.faults.counting import expect_one_report_each, wait_until_idle
+from tests.faults.images import SIDE, images
+from tests.pacs import Pacs
+
+RESULTS = Path(__file__).parent / "SOAK.md"
+IMAGES = int(os.environ.get("IMAGES", "3000"))
+STEPS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What there is after so many images: resident memory in MB, everything else in numbers."""
+
+    images: int
+    orthanc: int
+    companion: int
+    workers: int
+    files: int
+    threads: int
+    processes: int
+    log_bytes_per_image: int
+
+
+def measure(pacs: Pacs, count: int, logged: int) -> Sample:
+    """Orthanc and all that it started; the log's bytes since `logged`, for each image of this step."""
+    orthanc, family = psutil.Process(pacs.process.pid), pacs.family()
+    everybody = [orthanc, *family]
+    return Sample(
+        images=count,
+        orthanc=_megabytes(orthanc),
+        companion=_megabytes(pacs.companion()),
+        workers=sum(map(_megabytes, pacs.workers())),
+        files=sum(one.num_fds() for one in everybody),
+        threads=sum(one.num_threads() for one in everybody),
+        processes=len(everybody),
+        log_bytes_per_image=(len(pacs.log()) - logged) // (IMAGES // STEPS),
+    )
+
+
+def _megabytes(process: psutil.Process) -> int:
+    return round(process.memory_info().rss / 1e6)
+
+
+def soak(tell: Callable[[Sample], None]) -> None:
+    """Upload, wait, measure, over and over; at the end every image has exactly one report."""
+    with tempfile.TemporaryDirectory() as folder, Pacs(Path(folder)) as pacs, ThreadPoolExecutor(2) as uploaders:
+        pacs.wait_until_ready()
+        files = images(IMAGES)
+        for step in range(1, STEPS + 1):
+            logged, count = len(pacs.log()), step * IMAGES // STEPS
+            list(uploaders.map(pacs.upload, islice(files, IMAGES // STEPS)))
+            wait_until_idle(pacs, count, 1200)
+            tell(measure(pacs, count, logged))
+        expect_one_report_each(pacs, IMAGES)
+
+
+def main() -> None:
+    """Print each line as soon as it is known."""
+    head = [field.name.replace("_", " ") for field in fields(Sample)]
+    rows = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    print("\n".join(rows), flush=True)
+
+    def tell(sample: Sample) -> None:
+        rows.append(f"| {' | '.join(map(str, astuple(sample)))} |")
+        print(rows[-1], flush=True)
+
+    began = time.monotonic()
+    soak(tell)
+    table, minutes = "\n".join(rows), (time.monotonic() - began) / 60
+    RESULTS.write_text(f"""# A long life
+
+Made by `make soak` on {datetime.now(UTC):%Y-%m-%d}: {machine()}. {IMAGES} radiographs of {SIDE}x{SIDE} pixels, each of
+another patient, in {minutes:.0f} minutes; at the end, every one has exactly one report. Resident memory in MB; open
+files, threads and processes are those of Orthanc and all that it started; the log is Orthanc's, with the bytes that each
+image of the step added to it. Orthanc's own memory holds its caches, and those of its database.
+
+{table}
+""")
+
+
+if __name__ == "__main__":
+    main()
