@@ -136,6 +136,7 @@ class Dispatcher:
             changes, last, done = self._archive.changes(self._read)
             self._queue({change.instance: change.seq for change in changes})
             self._read = last
+        self._listing.reached(self._read)
 
     def _look_back(self) -> bool:
         """Queue a page of the past, if there is one and little else to do; whether to come again at once."""
@@ -158,6 +159,8 @@ class Dispatcher:
 
     def _queue(self, places: dict[str, int]) -> None:
         """Queue arrivals, given with their places in the log."""
+        for unfinished in places.keys() & self._arrivals.keys():
+            self._listing.look_up(unfinished)  # it may have its mark already
         unknown = self._archive.instances([one for one in places if one not in self._arrivals], marks=False)
         # Most of what arrives in a hospital is not ours: no more is asked about it than that.
         ours = [found.id for found in unknown if self._is_ours(found)]

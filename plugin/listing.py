@@ -29,10 +29,11 @@ class Listing:
     def __init__(self, archive: Archive, worklist: Worklist, say: Callable[[str, Any], None]) -> None:
         """Nothing is read or written yet."""
         self._archive, self._worklist, self._say = archive, worklist, say
-        self._heard: SimpleQueue[tuple[str, Instance | None] | None] = SimpleQueue()
+        self._heard: SimpleQueue[tuple[str, Instance | None] | int | None] = SimpleQueue()
         self._news: dict[str, Instance | None] = {}  # None where it has to be looked up
         self._left: list[str] | None = None  # series to read, the latest arrivals last
         self._due = 0.0
+        self._reached = 0
         self._path = ""
 
     def note(self, found: Instance) -> None:
@@ -42,6 +43,10 @@ class Listing:
     def look_up(self, instance: str) -> None:
         """It was deleted, or has a mark by now; it need not be ours. From any thread."""
         self._heard.put((instance, None))
+
+    def reached(self, position: int) -> None:
+        """All that the change log says up to there was told. From any thread."""
+        self._heard.put(position)
 
     def stop(self) -> None:
         """End `run` as soon as it does not wait for Orthanc. From any thread."""
@@ -60,8 +65,11 @@ class Listing:
         """Wait for news, at most `pause` seconds, and take all that are there by then; False at the end."""
         try:
             heard = self._heard.get(timeout=pause) if pause else self._heard.get_nowait()
-            while heard:
-                self._news[heard[0]] = heard[1]
+            while heard is not None:
+                if isinstance(heard, int):
+                    self._reached = heard
+                else:
+                    self._news[heard[0]] = heard[1]
                 heard = self._heard.get_nowait()
         except Empty:
             return True
@@ -114,6 +122,8 @@ class Listing:
         self._worklist.forget(news.keys() - {one.id for one in known})
         for one in news:
             del self._news[one]
+        if not self._news:
+            self._worklist.reach(self._reached)
 
     def _placed(self, found: Sequence[Instance]) -> list[tuple[Instance, Place]]:
         places = self._archive.places(sorted({one.series for one in found}))

@@ -11,6 +11,7 @@ import shutil
 import signal
 import sqlite3
 import sys
+import time
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ sys.path.insert(0, str(ROOT))  # Orthanc puts only this folder there
 
 import orthanc  # noqa: E402
 
-from plugin import __version__, marks, routes  # noqa: E402
+from plugin import __version__, marks, query, routes  # noqa: E402
 from plugin.companion import Companion  # noqa: E402
 from plugin.query import File  # noqa: E402
 from plugin.settings import SECTION, BadSetting, Connection, Settings  # noqa: E402
+
+LONGEST_WAIT = 2.0  # seconds
 
 UNKNOWN_RESOURCE = (7, 17)
 """Orthanc's error codes for a REST path that leads nowhere: InexistentItem and UnknownResource."""
@@ -158,6 +161,7 @@ class Plugin:
             case ["worklist"]:
                 return routes.page_of_worklist(self._worklist, wish)
             case ["results"]:
+                self._catch_up()
                 return routes.results(self._worklist, wish)
             case ["prior"]:
                 return routes.prior(self._index, self._worklist, wish.get("instance", ""))
@@ -165,6 +169,15 @@ class Plugin:
                 return routes.about(self._index, resource)
             case _:
                 return routes.page(name)
+
+    def _catch_up(self) -> None:
+        """Wait until the worklist has every mark that was there when somebody asked, but not for long."""
+        if not self._companion or not self._worklist.complete:
+            return
+        end, last = time.monotonic() + LONGEST_WAIT, self._index.get("/changes?last")["Last"]
+        self._companion.tell()
+        while query.position(self._worklist) < last and time.monotonic() < end:
+            time.sleep(0.02)
 
     def _on_backfill(self, output: Any, request: dict[str, Any]) -> None:
         """`POST` and `DELETE /chest-xray/backfill`."""

@@ -134,6 +134,13 @@ def reading(file: File) -> Iterator[sqlite3.Connection]:
         yield db
 
 
+def position(file: File) -> int:
+    """Up to where in Orthanc's change log the file knows everything."""
+    with reading(file) as db:
+        (reached,) = db.execute("SELECT position FROM log").fetchone()
+    return int(reached)
+
+
 def counts(db: sqlite3.Connection) -> dict[str, int]:
     """How many images there are in each state."""
     return dict.fromkeys(STATES, 0) | dict(db.execute("SELECT state, count(*) FROM images GROUP BY state"))

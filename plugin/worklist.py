@@ -39,6 +39,8 @@ CREATE INDEX by_patient ON images (patient);
 CREATE INDEX by_moment ON images (moment);
 CREATE INDEX by_state ON images (state, moment);
 CREATE INDEX by_highest ON images (highest);
+CREATE TABLE log (position INTEGER NOT NULL);
+INSERT INTO log VALUES (0);
 CREATE TABLE marks (image INTEGER PRIMARY KEY, text BLOB NOT NULL);
 CREATE TABLE labels (id INTEGER PRIMARY KEY, label TEXT NOT NULL UNIQUE);
 CREATE TABLE scores (
@@ -82,6 +84,10 @@ class Worklist:
             for instance in instances:
                 for (image,) in self._db.execute("SELECT id FROM images WHERE instance = ?", [instance]).fetchall():
                     self._delete(image)
+
+    def reach(self, position: int) -> None:
+        """Everything up to this position in Orthanc's change log is written down."""
+        self._db.execute("UPDATE log SET position = ?1 WHERE position != ?1", [position])
 
     def begin_walk(self) -> None:
         """From now on, everything that Orthanc has will be learnt once more."""

@@ -173,6 +173,17 @@ def test_radiographs_are_classified_in_their_order_and_nothing_else_is(world: Wo
     assert "Instance b: skipped, it is a hand" in world.log
 
 
+def test_a_mark_is_listed_even_before_its_worker_ends(world: World) -> None:
+    world.archive.add("a")
+    world.tick()
+    world.archive.mark("a", '{"state": "done"}')
+    world.tick()
+    assert world.counts() == (1, 1, 0, 0)
+    world.pool.tasks["a"].set_result(Outcome("done"))
+    world.tick()
+    assert world.counts() == (0, 1, 0, 0)
+
+
 def test_the_position_waits_for_what_is_unfinished_so_that_a_crash_loses_nothing(world: World) -> None:
     for instance in "abc":
         world.archive.add(instance)

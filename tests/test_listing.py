@@ -153,3 +153,17 @@ def test_its_thread_follows_the_news_until_it_is_stopped(world: World) -> None:
     world.listing.stop()
     thread.join(timeout=5)
     assert not thread.is_alive()
+
+
+def test_it_says_up_to_where_in_the_log_it_knows_everything(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "PAGE", 1)
+    world.settle()
+    for one in ("a", "b"):
+        world.archive.add(one)
+        world.listing.look_up(one)
+    world.listing.reached(2)
+    assert world.listing._listen(0)
+    world.listing.tick(0)
+    assert query.position(File(*world.said["worklist"])) == 0
+    world.settle()
+    assert query.position(File(*world.said["worklist"])) == 2

@@ -71,6 +71,13 @@ def test_it_follows_arrivals_results_retries_and_every_kind_of_deletion(pacs: Pa
     wait_for_states(pacs, {again: "done", images[4]: "done"})
 
 
+def test_results_hold_every_mark_that_could_be_seen_before(pacs: Pacs) -> None:
+    for seed in range(31, 36):
+        result = pacs.result(pacs.upload(image(seed, patient_id="AT ONCE")))
+        lines = pacs.session.get(f"{pacs.url}/chest-xray/results?patient=at%20once", timeout=10).text.splitlines()
+        assert result in [json.loads(line) for line in lines]
+
+
 def test_a_hostile_name_stays_json_and_a_name_that_is_not_ascii_is_found(pacs: Pacs) -> None:
     hostile = "<script>alert(1)</script>"
     one = pacs.upload(image(11, patient_id=hostile, SpecificCharacterSet="ISO_IR 192", PatientName="Müller^Änne"))
