@@ -22,7 +22,7 @@ from tests.browser import Pages, chromium
 from tests.pacs import Pacs
 
 PATIENT = "PHANTOM-1"
-COLOURS = 128
+COLOURS = 160
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def sources() -> Iterator[Dataset]:
 def take(
     pages: Pages, name: str, path: str, ready: str, width: int = 1280, height: int = 800, scheme: str = "light"
 ) -> None:
-    """docs/NAME.png: what a window of this size shows, in few colours, since this is a repository."""
+    """docs/NAME.png: what a window of this size shows, in few bytes, since this is a repository."""
     pages.open(path, width, height, scheme)
     pages.find(ready)
     if "instance" in path:
@@ -70,10 +70,16 @@ def take(
         pages.canvas()  # as soon as it is drawn
     pages.until(lambda: pages.run("return [...document.images].every(image => image.complete)") or None)
     shot = pages.driver.execute_cdp_cmd("Page.captureScreenshot", {})["data"]
-    picture = Image.open(io.BytesIO(base64.b64decode(shot))).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    picture = in_few_colours(Image.open(io.BytesIO(base64.b64decode(shot))).convert("RGB"), dithered="finding=" in path)
     file = ROOT / "docs" / f"{name}.png"
     picture.save(file, optimize=True)
     print(f"{file.relative_to(ROOT)}: {picture.width} x {picture.height}, {file.stat().st_size // 1000} kB")
+
+
+def in_few_colours(picture: Image.Image, dithered: bool) -> Image.Image:
+    """Half as large and hardly to be told apart; greys need no dithering, an activation map does."""
+    palette = picture.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE)
+    return picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) if dithered else palette
 
 
 if __name__ == "__main__":
