@@ -14,6 +14,7 @@ The data's way, one direction, and the order in which to read the modules:
                `report`       everything that is said about the image
                `sr`           source Dataset + report -> DICOM SR: what it takes over from the image (`inherited`),
                               its content tree (`content`, `codes`), and the way back (`sr_reader`)
+               `outputs`      the same for viewers that show no SR, if wanted: `summary_image`, `summary_pdf`
         -> `worker` stores the SR, then marks the instance with its JSON    (the only two writes)
     people and programs ask `routes`, inside Orthanc again, which only reads those marks
 

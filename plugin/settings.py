@@ -37,6 +37,15 @@ def _words(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _some_of(*allowed: str) -> Callable[[Any], tuple[str, ...]]:
+    def check(value: Any) -> tuple[str, ...]:
+        if not isinstance(value, list | tuple) or not all(one in allowed for one in value):
+            raise ValueError(f"a list with some of {', '.join(allowed)}")
+        return tuple(value)
+
+    return check
+
+
 def _one_of(*allowed: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if value not in allowed:
@@ -86,6 +95,11 @@ class Settings:
         _one_of("onnx", "torch-cpu", "torch-cuda", "torch-cuda-bf16"),
         "What runs the model: `onnx` or `torch-cpu` on the processor; `torch-cuda` on a GPU; "
         "`torch-cuda-bf16` likewise, faster but with other scores.",
+    )
+    Outputs: tuple[str, ...] = _setting(
+        ("sr",),
+        _some_of("sr", "secondary-capture", "pdf"),
+        "What is stored in the study: the SR, always; with `secondary-capture` a picture, with `pdf` a page, too.",
     )
     Python: str = _setting("", _text, "The interpreter for the worker processes; empty: the project's own, or python3.")
     Workers: int = _setting(0, _whole(0, 256), "Worker processes; 0: one for each processor core.")

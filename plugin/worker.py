@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -91,9 +92,11 @@ def _classify(instance: str, study: str) -> Outcome:
         version = _archive.version(instance)
         data = _archive.file(instance)
     try:
-        found = analysis.analyse(data, model, created, _settings.BodyParts, lambda: _archive.decoded(instance))
+        found = analysis.analyse(
+            data, model, created, _settings.BodyParts, lambda: _archive.decoded(instance), _settings.Outputs
+        )
         with clock("store"):
-            report = _store(found.document, study)
+            stored = _store_all({"sr": found.document, **found.outputs}, study)
     except analysis.NotClassified as why:
         image = {"image": asdict(why.image)} if why.image else {}
         return _mark(instance, why.state, str(why), **image)
@@ -106,10 +109,11 @@ def _classify(instance: str, study: str) -> Outcome:
         **found.report.as_json(),
         activation=found.activation.as_json(),
         sr={
-            "instance": report,
+            "instance": stored["sr"],
             "SOPInstanceUID": found.document.SOPInstanceUID,
             "SeriesInstanceUID": found.document.SeriesInstanceUID,
         },
+        **_named(found.outputs, stored),
         milliseconds={
             "fetch": clock.milliseconds["fetch"],
             **found.milliseconds,
@@ -122,9 +126,24 @@ def _classify(instance: str, study: str) -> Outcome:
             _archive.unmark(instance)
             raise Gone(instance)  # other pixels came under the same UIDs meanwhile: they are still to do
     except Gone:
-        _archive.delete(report)  # the image is not there any more: leave no report without it
+        for report in stored.values():
+            _archive.delete(report)  # the image is not there any more: leave no report without it
         raise
     return Outcome("done")
+
+
+def _named(documents: Mapping[str, Document], instances: Mapping[str, str]) -> dict[str, list[dict[str, str]]]:
+    """What the mark says of the outputs beside the SR, if there are any."""
+    outputs = [
+        {
+            "kind": kind,
+            "instance": instances[kind],
+            "SOPInstanceUID": document.SOPInstanceUID,
+            "SeriesInstanceUID": document.SeriesInstanceUID,
+        }
+        for kind, document in documents.items()
+    ]
+    return {"outputs": outputs} if outputs else {}
 
 
 def _current_model() -> Classifier:
@@ -142,6 +161,19 @@ def _load(path: Path, version: tuple[int, int]) -> Classifier:
     from plugin import classifier, engine
 
     return engine.RemoteClassifier(_engine) if _engine else classifier.load(path)
+
+
+def _store_all(documents: Mapping[str, Document], study: str) -> dict[str, str]:
+    """Store the report and what says the same beside it; Orthanc's ids, or nothing at all."""
+    stored: dict[str, str] = {}
+    try:
+        for kind, document in documents.items():
+            stored[kind] = _store(document, study)
+    except Refused:
+        for instance in stored.values():
+            _archive.delete(instance)
+        raise
+    return stored
 
 
 def _store(document: Document, study: str) -> str:
