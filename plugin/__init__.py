@@ -15,7 +15,8 @@ The data's way, one direction, and the order in which to read the modules:
                `report`       everything that is said about the image
                `sr`           source Dataset + report -> DICOM SR: what it takes over from the image (`inherited`),
                               its content tree (`content`, `codes`), and the way back (`sr_reader`)
-        -> `worker` stores the SR, then marks the instance with its JSON    (the only two writes)
+               `outputs`      the same for viewers that show no SR, if wanted: `summary_image`, `summary_pdf`
+        -> `worker` has it stored by `filing`, then marks the instance with its JSON  (the only two writes)
       -> `listing` keeps a `worklist` of all marks, a file that can be made again at any time
     people and programs ask `routes`, inside Orthanc again, which only reads: one mark from Orthanc, lists of them from
     that file, by `query`

@@ -39,12 +39,18 @@ class NotClassified(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """What was found, where, and the SR that says it; `milliseconds` holds each step's time."""
+    """What was found, where, the SR and other outputs that say it; `milliseconds` holds each step's time."""
 
     report: Report
     activation: ActivationMaps
     document: sr.Document
+    outputs: dict[str, sr.Document]
     milliseconds: dict[str, float]
+
+    @property
+    def documents(self) -> dict[str, sr.Document]:
+        """All that is to be stored, by kind."""
+        return {"sr": self.document, **self.outputs}
 
 
 def analyse(
@@ -53,12 +59,14 @@ def analyse(
     created: datetime,
     body_parts: Sequence[str] = (),
     elsewhere: Callable[[], bytes | None] = lambda: None,
+    also: Sequence[str] = (),
 ) -> Analysis:
     """Classify one DICOM file.
 
     :param created: the moment that the report is to carry; nothing else depends on it.
     :param body_parts: further values of BodyPartExamined that are skipped.
     :param elsewhere: has another program decode the image where no decoder here can (see `pixels.decoded_elsewhere`).
+    :param also: outputs beside the SR (see `outputs`).
     :raises NotClassified: with a sentence for the reader.
     """
     clock = Stopwatch()
@@ -75,10 +83,26 @@ def analyse(
             prediction, pixels_sha256 = predict(source, image, classify)
         with clock("report"):
             report, document = report_on(source, pixels_sha256, image.warnings, classify, prediction, created)
+            maps = ActivationMaps.of(prediction.activation[0], classify.model.labels, decoded.stored.shape, image.crop)
+            outputs = _outputs(also, source, report, decoded, maps, created)
     except (pixels.UnreadablePixels, sr.CannotReport) as problem:
         raise NotClassified("failed", str(problem), describe(source)) from None
-    maps = ActivationMaps.of(prediction.activation[0], classify.model.labels, decoded.stored.shape, image.crop)
-    return Analysis(report, maps, document, clock.milliseconds)
+    return Analysis(report, maps, document, outputs, clock.milliseconds)
+
+
+def _outputs(
+    kinds: Sequence[str],
+    source: Dataset,
+    report: Report,
+    decoded: pixels.Pixels,
+    maps: ActivationMaps,
+    created: datetime,
+) -> dict[str, sr.Document]:
+    if not set(kinds) - {"sr"}:
+        return {}
+    from plugin import outputs  # what draws is imported only where it is wanted
+
+    return outputs.documents(kinds, source, report, decoded, maps, created)
 
 
 def predict(source: Dataset, image: pixels.ModelInput, classify: Classifier) -> tuple[Prediction, str]:

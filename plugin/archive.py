@@ -6,7 +6,7 @@ while an upload waits for the interpreter stops all uploads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from urllib3 import BaseHTTPResponse, PoolManager, Retry, Timeout
@@ -97,7 +97,7 @@ class Archive:
         retries = Retry(total=3, backoff_factor=0.1, allowed_methods=None, redirect=False)
         trust = connection.trust()
         # urllib3 looks at the certificate's name by itself as well, unless it is told not to.
-        secure = {"ssl_context": trust, "assert_hostname": False} if trust else {}
+        secure: dict[str, Any] = {"ssl_context": trust, "assert_hostname": False} if trust else {}
         self._pool = PoolManager(timeout=TIMEOUT, retries=retries, **secure)
 
     def _ask(self, method: str, path: str, **arguments: Any) -> BaseHTTPResponse:
@@ -208,15 +208,14 @@ class Archive:
         new = answer["Status"] == "Success"
         return Stored(answer["ID"], answer["ParentSeries"], answer["ParentStudy"], new)
 
-    def reports(self, study: str, besides: str = "") -> dict[str, str]:
-        """The SR instances of ours in a study, copies of them included: their SOPInstanceUIDs by their ids."""
+    def documents(self, study: str, besides: Collection[str] = ()) -> dict[str, str]:
+        """The instances in a study that we wrote, and copies of them: their SOPInstanceUIDs by their ids."""
         ids = [
             instance
             for series in self._ask("GET", f"/studies/{study}/series").json()
-            if series["MainDicomTags"].get("Modality") == "SR"
-            and series["MainDicomTags"].get("Manufacturer") == MANUFACTURER
+            if series["MainDicomTags"].get("Manufacturer") == MANUFACTURER
             for instance in series["Instances"]
-            if instance != besides
+            if instance not in besides
         ]
         if not ids:
             return {}

@@ -52,6 +52,15 @@ def _yes_or_no(value: Any) -> bool:
     return value
 
 
+def _some_of(*allowed: str) -> Callable[[Any], tuple[str, ...]]:
+    def check(value: Any) -> tuple[str, ...]:
+        if not isinstance(value, list | tuple) or not all(one in allowed for one in value):
+            raise ValueError(f"a list with some of {', '.join(allowed)}")
+        return tuple(value)
+
+    return check
+
+
 def _one_of(*allowed: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if value not in allowed:
@@ -110,6 +119,11 @@ class Settings:
     )
     LocalFallback: bool = _setting(
         False, _yes_or_no, "Whether this machine runs the model itself when none of the `Servers` can be used."
+    )
+    Outputs: tuple[str, ...] = _setting(
+        ("sr",),
+        _some_of("sr", "secondary-capture", "pdf"),
+        "What is stored in the study: the SR, always; with `secondary-capture` a picture, with `pdf` a page, too.",
     )
     Python: str = _setting("", _text, "The interpreter for the worker processes; empty: the project's own, or python3.")
     Workers: int = _setting(

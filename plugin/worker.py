@@ -10,7 +10,7 @@ import os
 import resource
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -23,8 +23,8 @@ from plugin.archive import Archive, ArchiveUnavailable, Gone, Refused
 from plugin.settings import Connection, Settings
 
 if TYPE_CHECKING:
-    from plugin.analysis import Analysis
     from plugin.classifier import Classifier
+    from plugin.sr import Document
 
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
 
@@ -126,7 +126,7 @@ def _claim(instance: str) -> Iterator[None]:
 
 
 def _classify(instance: str, study: str, model: Classifier) -> Outcome:
-    from plugin import analysis
+    from plugin import analysis, filing
 
     created = _now()
     clock = analysis.Stopwatch()
@@ -134,9 +134,11 @@ def _classify(instance: str, study: str, model: Classifier) -> Outcome:
         version = _archive.version(instance)
         data = _archive.file(instance)
     try:
-        found = analysis.analyse(data, model, created, _settings.BodyParts, lambda: _archive.decoded(instance))
+        found = analysis.analyse(
+            data, model, created, _settings.BodyParts, lambda: _archive.decoded(instance), _settings.Outputs
+        )
         with clock("store"):
-            report = _store(found, study)
+            stored = filing.file(_archive, found.documents, study, found.report.image.SOPInstanceUID)
     except analysis.NotClassified as why:
         image = {"image": asdict(why.image)} if why.image else {}
         return _mark(instance, study, why.state, str(why), **image)
@@ -149,10 +151,11 @@ def _classify(instance: str, study: str, model: Classifier) -> Outcome:
         **found.report.as_json(),
         activation=found.activation.as_json(),
         sr={
-            "instance": report,
+            "instance": stored["sr"],
             "SOPInstanceUID": found.document.SOPInstanceUID,
             "SeriesInstanceUID": found.document.SeriesInstanceUID,
         },
+        **_named(found.outputs, stored),
         milliseconds={
             "fetch": clock.milliseconds["fetch"],
             **found.milliseconds,
@@ -166,9 +169,23 @@ def _classify(instance: str, study: str, model: Classifier) -> Outcome:
             _archive.unmark(instance)
             raise Gone(instance)  # other pixels came under the same UIDs meanwhile: they are still to do
     except Gone:
-        _archive.delete(report)  # the image is not there any more: leave no report without it
+        filing.remove(_archive, stored.values())  # the image is not there any more: leave no report without it
         raise
     return Outcome("done")
+
+
+def _named(documents: Mapping[str, Document], instances: Mapping[str, str]) -> dict[str, list[dict[str, str]]]:
+    """What the mark says of the outputs beside the SR, if there are any."""
+    outputs = [
+        {
+            "kind": kind,
+            "instance": instances[kind],
+            "SOPInstanceUID": document.SOPInstanceUID,
+            "SeriesInstanceUID": document.SeriesInstanceUID,
+        }
+        for kind, document in documents.items()
+    ]
+    return {"outputs": outputs} if outputs else {}
 
 
 def _current_model() -> Classifier:
@@ -192,40 +209,11 @@ def _load(path: Path, version: tuple[int, int]) -> Classifier:
     return engine.RemoteClassifier(_engine) if _engine else classifier.load(path)
 
 
-def _store(found: Analysis, study: str) -> str:
-    """Store the report in the image's study and give its Orthanc id; undo it if it landed elsewhere.
-
-    It takes the place of an older one on the same image, whose pixels are gone or are said otherwise about now, and
-    of copies of itself, which Orthanc makes when it modifies, merges or splits studies.
-    """
-    from plugin.sr import is_report_uid, on_same_image, says_the_same
-
-    stored = _archive.store(found.document.data)
-    if stored.study != study:
-        # What was there before is a rest of a try that was cut short, unless that study has such an image of its own.
-        if stored.new or not _archive.holds(stored.study, found.report.image.SOPInstanceUID):
-            _archive.delete(stored.instance)
-        raise Refused(
-            "Orthanc reads PatientID in the image's SpecificCharacterSet otherwise than it says: it put the report "
-            f"into study {stored.study} instead of the image's own, {study}, and it was removed again"
-        )
-    for other, uid in _archive.reports(study, besides=stored.instance).items():
-        if on_same_image(uid, found.document.SOPInstanceUID) or (
-            not is_report_uid(uid) and says_the_same(_archive.file(other), found.document.data)
-        ):
-            _archive.delete(other)
-    return stored.instance
-
-
 def _mark(instance: str, study: str, state: Literal["skipped", "failed"], reason: str, **more: object) -> Outcome:
     """Say why there is no report, and withdraw those of pixels that stood under the same identifiers before."""
-    from plugin.sr import on_same_image, report_uid
+    from plugin import filing
 
-    if reports := _archive.reports(study):
-        image = report_uid(_archive.identity(instance), ())
-        for report, uid in reports.items():
-            if on_same_image(uid, image):
-                _archive.delete(report)
+    filing.withdraw(_archive, study, instance)
     _archive.mark(instance, marks.mark(state, instance, reason=reason, created=_now().isoformat(), **more))
     return Outcome(state, reason)
 

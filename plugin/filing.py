@@ -1,0 +1,59 @@
+"""Where a result's documents go: into the image's own study, in the place of what was said of this image before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from plugin.archive import Archive, Refused
+from plugin.sr import Document, is_report_uid, on_same_image, report_uid, says_the_same
+
+
+def file(archive: Archive, documents: Mapping[str, Document], study: str, source: str) -> dict[str, str]:
+    """Store the documents, `sr` among them, on the image with the SOPInstanceUID `source`; Orthanc's ids, by kind.
+
+    They take the place of older ones on the same image, whose pixels are gone or are said otherwise about now, and of
+    copies of the SR, which Orthanc makes when it modifies, merges or splits studies.
+
+    :raises Refused: if one cannot be kept there; then none is.
+    """
+    stored: dict[str, str] = {}
+    try:
+        for kind, document in documents.items():
+            stored[kind] = _store(archive, document, study, source)
+    except Refused:
+        remove(archive, stored.values())
+        raise
+    report = documents["sr"]
+    for other, uid in archive.documents(study, besides=stored.values()).items():
+        if on_same_image(uid, report.SOPInstanceUID) or (
+            not is_report_uid(uid) and says_the_same(archive.file(other), report.data)
+        ):
+            archive.delete(other)
+    return stored
+
+
+def _store(archive: Archive, document: Document, study: str, source: str) -> str:
+    """Undone if it landed elsewhere than in the image's study."""
+    stored = archive.store(document.data)
+    if stored.study != study:
+        # What was there before is a rest of a try that was cut short, unless that study has such an image of its own.
+        if stored.new or not archive.holds(stored.study, source):
+            archive.delete(stored.instance)
+        raise Refused(
+            "Orthanc reads PatientID in the image's SpecificCharacterSet otherwise than it says: it put the report "
+            f"into study {stored.study} instead of the image's own, {study}, and it was removed again"
+        )
+    return stored.instance
+
+
+def withdraw(archive: Archive, study: str, instance: str) -> None:
+    """Remove what was filed on pixels that stood under this image's identifiers before. :raises Gone: without it."""
+    if documents := archive.documents(study):
+        image = report_uid(archive.identity(instance), ())
+        remove(archive, [document for document, uid in documents.items() if on_same_image(uid, image)])
+
+
+def remove(archive: Archive, instances: Iterable[str]) -> None:
+    """Delete these; those that are gone already do no harm."""
+    for instance in instances:
+        archive.delete(instance)
