@@ -15,7 +15,7 @@ SYSTEM_IMAGE := buildah ca-certificates mmdebstrap podman runc
 
 export HTTP_PORT DICOM_PORT STORAGE WEIGHTS WEIGHTS_SHA256 DICOM RESULTS ONCE
 
-.PHONY: help demo serve samples stand-in test lint verify bench lock test-image system system-test system-image clean
+.PHONY: help demo serve install samples stand-in test lint verify bench lock test-image system system-test system-image clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ demo: $(BIN)/.installed system ## Start Orthanc, upload radiographs (DICOM=path)
 
 serve: $(BIN)/.installed system ## Start Orthanc with the plugin, in the foreground
 	@exec $(BIN)/python -m demo.serve
+
+install: system ## Install the server as a systemd service, or upgrade it; as root
+	@sh packaging/install.sh
 
 samples: $(BIN)/.installed ## Draw the sample radiographs into samples/
 	@$(BIN)/python -m demo.phantoms samples
