@@ -35,7 +35,12 @@ if [ -d /run/systemd/system ]; then
     systemctl daemon-reload
     systemctl enable --quiet $name
     systemctl restart $name
-    echo "Running: systemctl status $name, journalctl -u $name"
+    echo "Started; see: systemctl status $name"
+    if systemctl is-active --quiet orthanc; then
+        echo "Debian's own Orthanc service is running and wants ports 8042 and 4242 too. Either end it,"
+        echo "    systemctl disable --now orthanc"
+        echo "or choose others in $settings; then: systemctl restart $name"
+    fi
 else
     echo "systemd does not run here; where it does: systemctl enable --now $name"
 fi
