@@ -16,7 +16,7 @@ SYSTEM_IMAGE := buildah ca-certificates mmdebstrap podman runc
 
 export HTTP_PORT DICOM_PORT STORAGE WEIGHTS WEIGHTS_SHA256 DICOM RESULTS ONCE
 
-.PHONY: help demo serve samples stand-in model-repository test test-faults soak test-cluster test-image lint verify audit
+.PHONY: help demo serve install samples stand-in model-repository test test-faults soak test-cluster test-image lint verify audit
 .PHONY: bench screenshots lock system system-test system-image system-cluster clean
 
 help: ## Show this
@@ -27,6 +27,9 @@ demo: $(BIN)/.installed system ## Start Orthanc, upload radiographs (DICOM=path)
 
 serve: $(BIN)/.installed system ## Start Orthanc with the plugin, in the foreground
 	@exec $(BIN)/python -m demo.serve
+
+install: system ## Install the server as a systemd service, or upgrade it; as root
+	@sh packaging/install.sh
 
 samples: $(BIN)/.installed ## Draw the sample radiographs into samples/
 	@$(BIN)/python -m demo.phantoms samples
@@ -50,7 +53,7 @@ lint: $(BIN)/.installed-test ## Check style, types, the Dockerfile, compose.yaml
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml compose.gpu.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml compose.gpu.yaml compose.postgresql.yaml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yaml
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yaml
 	$(BIN)/zizmor --offline --quiet .github

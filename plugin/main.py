@@ -231,9 +231,16 @@ def _install() -> None:
         raise SystemExit(str(sentence)) from None  # which stops Orthanc
     orthanc.RegisterOnStoredInstanceCallback(plugin.on_stored)
     orthanc.RegisterOnChangeCallback(plugin.on_change)
-    orthanc.RegisterRestCallback("/instances/([^/]+)/chest-xray", plugin.on_instance)
-    orthanc.RegisterRestCallback("/chest-xray(?:/(.*))?", plugin.on_page)
+    _route("/instances/([^/]+)/chest-xray", plugin.on_instance)
+    _route("/chest-xray(?:/(.*))?", plugin.on_page)
     orthanc.ExtendOrthancExplorer((routes.WEB / "explorer.js").read_text())
 
 
+def _route(pattern: str, callback: Any) -> None:
+    # Python plugin 5.0 lets go of them when the interpreter is no more; were they not kept here, it would crash then.
+    _KEPT.append(callback)
+    orthanc.RegisterRestCallback(pattern, callback)
+
+
+_KEPT: list[Any] = []
 _install()

@@ -104,6 +104,8 @@ def build(tag: str = IMAGE) -> None:
 
 
 if __name__ == "__main__":
+    if os.geteuid() != 0:
+        sys.exit("Building without Docker needs root, for its mounts: sudo --preserve-env make test-image")
     began = time.monotonic()
     with nothing_left():
         build(*sys.argv[1:])

@@ -1,0 +1,47 @@
+#!/bin/sh
+# `sudo make install`: the server as a systemd service; again, and it is upgraded. Storage and settings are kept.
+set -eu
+cd "$(dirname "$0")/.."
+name=orthanc-chest-xray
+program=/opt/chest-xray
+settings=/etc/default/$name
+
+[ "$(id -u)" = 0 ] || { echo "This needs root: sudo make install" >&2; exit 1; }
+getent passwd $name > /dev/null || useradd --system --home-dir /var/lib/$name --shell /usr/sbin/nologin $name
+
+install -d $program
+rm -rf $program/plugin $program/demo
+cp -R plugin demo upload.py pyproject.toml Makefile README.md LICENSE $program
+[ -e /etc/$name.json ] || install -m 644 orthanc.json /etc/$name.json
+ln -sf /etc/$name.json $program/orthanc.json
+make --no-print-directory -C $program .venv/bin/.installed
+$program/.venv/bin/python -m compileall -q $program/plugin $program/demo
+
+if [ ! -e $settings ]; then
+    password=$(python3 -c 'import secrets; print(secrets.token_urlsafe(12))')
+    (umask 077 && cat > $settings) << END
+# Read by $name.service; see docs/configuration.md for all that may stand here.
+CHEST_XRAY_USER=chest-xray
+CHEST_XRAY_PASSWORD=$password
+#HTTP_PORT=8042
+#DICOM_PORT=4242
+#WEIGHTS=densenet121-res224-all
+#WEIGHTS_SHA256=
+END
+fi
+
+install -m 644 packaging/$name.service /etc/systemd/system/$name.service
+if [ -d /run/systemd/system ]; then
+    systemctl daemon-reload
+    systemctl enable --quiet $name
+    systemctl restart $name
+    echo "Started; see: systemctl status $name"
+    if systemctl is-active --quiet orthanc; then
+        echo "Debian's own Orthanc service is running and wants ports 8042 and 4242 too. Either end it,"
+        echo "    systemctl disable --now orthanc"
+        echo "or choose others in $settings; then: systemctl restart $name"
+    fi
+else
+    echo "systemd does not run here; where it does: systemctl enable --now $name"
+fi
+echo "The account stands in $settings, Orthanc's settings in /etc/$name.json."
