@@ -10,9 +10,9 @@ APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120
 SYSTEM := orthanc orthanc-python orthanc-dicomweb orthanc-gdcm python3-venv
 SYSTEM_TEST := chromium chromium-driver dcmtk dicom3tools default-jre-headless libpixelmed-java
 
-export HTTP_PORT DICOM_PORT STORAGE WEIGHTS WEIGHTS_SHA256 DICOM RESULTS ONCE
+export HTTP_PORT DICOM_PORT STORAGE WEIGHTS WEIGHTS_SHA256 DICOM RESULTS ONCE FULL IMAGES
 
-.PHONY: help demo serve samples stand-in test lint verify bench system system-test clean
+.PHONY: help demo serve samples stand-in test test-faults lint verify bench soak system system-test clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -31,7 +31,10 @@ stand-in: $(BIN)/.installed ## Write stand-in weights as a checkpoint to CHECKPO
 	@$(BIN)/python -m plugin.weights stand-in "$(CHECKPOINT)"
 
 test: $(BIN)/.installed system system-test ## Run all tests, those against a real Orthanc included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore=tests/faults
+
+test-faults: $(BIN)/.installed system system-test ## Break things on purpose, and count; FULL=1 does all of it (an hour)
+	$(BIN)/python -m pytest tests/faults -p no:logging
 
 lint: $(BIN)/.installed ## Check style and types
 	$(BIN)/ruff check .
@@ -43,6 +46,9 @@ verify: $(BIN)/.installed ## Compare this installation with the scores that Torc
 
 bench: $(BIN)/.installed system ## Measure, against TorchXRayVision's own way in the same run
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m bench
+
+soak: $(BIN)/.installed system ## Thousands of images through one Orthanc (IMAGES=3000), and what grows meanwhile
+	$(BIN)/python -m bench.soak
 
 system: ## Install Orthanc and its plugins (Debian, Ubuntu)
 	@dpkg -s $(SYSTEM) >/dev/null 2>&1 || { $(SUDO) $(APT) update -q && $(SUDO) $(APT) install -q -y --no-install-recommends $(SYSTEM); }

@@ -80,10 +80,8 @@ class Archive:
         }
         # Orthanc closes idle connections after a second; everything that we send may be sent twice.
         retries = Retry(total=3, backoff_factor=0.1, allowed_methods=None, redirect=False)
-        secure = {}
-        if (
-            connection.certificate
-        ):  # urllib3 looks at the certificate's name by itself as well, unless it is told not to
+        secure: dict[str, Any] = {}
+        if connection.certificate:  # urllib3 compares names by itself as well, unless it is told not to
             secure = {"ssl_context": _trusting(connection.certificate), "assert_hostname": False}
         self._pool = PoolManager(timeout=TIMEOUT, retries=retries, **secure)
 
