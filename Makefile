@@ -14,7 +14,7 @@ SYSTEM_CLUSTER := orthanc-postgresql postgresql
 SYSTEM_TEST := chromium chromium-driver dcmtk dicom3tools default-jre-headless libpixelmed-java
 SYSTEM_IMAGE := buildah ca-certificates mmdebstrap podman runc
 
-export HTTP_PORT DICOM_PORT STORAGE WEIGHTS WEIGHTS_SHA256 DICOM RESULTS ONCE
+export HTTP_PORT DICOM_PORT STORAGE WEIGHTS WEIGHTS_SHA256 DICOM RESULTS ONCE FULL IMAGES
 
 .PHONY: help demo serve install samples stand-in model-repository test test-faults soak test-cluster test-image lint verify audit
 .PHONY: bench screenshots lock system system-test system-image system-cluster clean
@@ -44,6 +44,10 @@ model-repository: $(BIN)/.installed ## Write the model as Triton and MLServer re
 
 test: $(BIN)/.installed-test system system-test ## Run all tests, those against a real Orthanc included
 	$(BIN)/python -m pytest
+
+test-faults: $(BIN)/.installed-test system system-test ## Break things on purpose, and count; FULL=1 does all of it (an hour)
+	$(BIN)/python -m pytest tests/faults -p no:logging
+
 
 test-cluster: $(BIN)/.servers build/mlserver/.installed system system-cluster ## Test with inference servers, and with several Orthancs on one PostgreSQL
 	$(BIN)/python -m pytest tests/cluster
@@ -82,6 +86,9 @@ bench: $(BIN)/.installed system ## Measure, against TorchXRayVision's own way in
 
 screenshots: $(BIN)/.installed system system-test ## Take the pictures in docs/ from the real pages
 	@$(BIN)/python -m demo.screenshots
+
+soak: $(BIN)/.installed system ## Thousands of images through one Orthanc (IMAGES=3000), and what grows meanwhile
+	$(BIN)/python -m bench.soak
 
 system: ## Install Orthanc and its plugins (Debian, Ubuntu)
 	@dpkg -s $(SYSTEM) >/dev/null 2>&1 || { $(SUDO) $(APT) update -q && $(SUDO) $(APT) install -q -y --no-install-recommends $(SYSTEM); }

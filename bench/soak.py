@@ -88,8 +88,8 @@ def main() -> None:
 
 Made by `make soak` on {datetime.now(UTC):%Y-%m-%d}: {machine()}. {IMAGES} radiographs of {SIDE}x{SIDE} pixels, each of
 another patient, in {minutes:.0f} minutes; at the end, every one has exactly one report. Resident memory in MB; open
-files, threads and processes are those of Orthanc and all that it started; the log is Orthanc's, with the bytes that each
-image of the step added to it. Orthanc's own memory holds its caches, and those of its database.
+files, threads and processes are those of Orthanc and all that it started; the log is Orthanc's, with the bytes that
+each image of the step added to it. Orthanc's own memory holds its caches, and those of its database.
 
 {table}
 """)

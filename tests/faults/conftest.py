@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 
+from plugin.sr import is_report_uid
 from tests import sr_validators
 from tests.pacs import Pacs
 
@@ -29,8 +32,12 @@ def start(tmp_path: Path, prepared_model: Path) -> Start:
 
 @pytest.fixture(autouse=True, scope="session")
 def every_report_is_valid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Thousands of reports that differ in nothing but their identifiers are left here: look at a few."""
+    """Thousands of reports that differ in nothing but their identifiers are left here: look at a few.
+
+    Copies that Orthanc made of them, in a study of their own now, are not ours to validate.
+    """
     yield
-    reports = sr_validators.stored_reports(tmp_path_factory.getbasetemp())
+    stored = sr_validators.stored_reports(tmp_path_factory.getbasetemp())
+    reports = (one for one in stored if is_report_uid(pydicom.dcmread(BytesIO(one)).SOPInstanceUID))
     complaints = {"\n".join(sr_validators.complaints(report)) for _, report in zip(range(5), reports, strict=False)}
     assert complaints <= {""}

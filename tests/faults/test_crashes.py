@@ -17,7 +17,7 @@ from tests.faults.images import images
 from tests.faults.within import Hold
 from tests.pacs import Pacs, wait_for
 
-ROUNDS = 20 if FULL else 5
+ROUNDS = 20 if FULL else 3
 EACH = 8  # images uploaded in one round
 
 

@@ -19,7 +19,7 @@ from tests.faults.images import images
 from tests.pacs import Pacs
 
 UPLOADERS = 8
-EACH = 100 if FULL else 15
+EACH = 100 if FULL else 8
 LONGEST = 2.0  # seconds that anybody may wait for an answer
 
 Upload = Callable[[Pacs, bytes, Path], None]

@@ -23,7 +23,7 @@ from tests.faults.images import image, images
 from tests.faults.mutations import mutations
 from tests.pacs import Pacs
 
-MUTATIONS = 5000 if FULL else 150
+MUTATIONS = 5000 if FULL else 100
 SEED = 20261123
 TIME_LIMIT, ATTEMPTS = 2, 2
 DEPTH = 40  # Orthanc 1.10 itself ends at 60, with and without a plugin
