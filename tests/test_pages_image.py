@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,7 +53,8 @@ def with_pixels(stored: npt.NDArray[Any], bits: int, photometric: str = "MONOCHR
 
 
 def crop_of(rows: int, columns: int) -> tuple[Floats, Floats]:
-    """For each cell of 7 x 7, its centre in the image: rows and columns, as TorchXRayVision itself crops and resizes."""
+    """For each cell of 7 x 7, its centre's row and column in the image, as TorchXRayVision crops and resizes."""
+
     def seen(coordinate: Floats) -> Floats:
         small = oracle.resize(coordinate[None].astype(np.float32))[0]
         near = slice(CELL // 2 - 2, CELL // 2 + 2)  # around the cell's centre; the border fades to zero
@@ -75,7 +75,9 @@ def write_mark(pages: Pages, instance: str, rows: int, columns: int, maps: npt.N
     }
     model = {"name": "by hand", "version": "1", "weights": "stand-in", "weights_sha256": "0" * 64}
     more = {"scores": {"Other": 0.2, "Mass": 0.7}, "findings": ["Mass"], "activation": activation, "model": model}
-    text = marks.mark("done", instance, **more, warnings=[], settings={}, milliseconds={}, created="2026-01-01T00:00:00Z")
+    text = marks.mark(
+        "done", instance, **more, warnings=[], settings={}, milliseconds={}, created="2026-01-01T00:00:00Z"
+    )
     path = f"{pages.pacs.url}/instances/{instance}/metadata/{marks.METADATA}"
     assert pages.pacs.session.put(path, data=text.encode(), timeout=10).ok
 
@@ -176,7 +178,9 @@ def test_the_model_itself_sees_a_bright_spot_in_its_own_cell(classify: Classifie
     spotted = plain.copy()
     row, column = 64 * cell[0], 112 + 64 * cell[1]
     spotted[row + 12 : row + 52, column + 12 : column + 52] = 3500
-    maps = [analysis.analyse(with_pixels(one, 12), classify, datetime.now(UTC)).activation.maps for one in (plain, spotted)]
+    maps = [
+        analysis.analyse(with_pixels(one, 12), classify, datetime.now(UTC)).activation.maps for one in (plain, spotted)
+    ]
     difference = np.sqrt(((maps[1] - maps[0]) ** 2).sum(axis=0))
     assert np.unravel_index(difference.argmax(), (7, 7)) == cell
 
@@ -192,11 +196,23 @@ def expected_greys(values: Floats, center: float, width: float) -> Floats:
         ("MONOCHROME2", np.uint16, 12, {"WindowCenter": 2048, "WindowWidth": 4096}),
         ("MONOCHROME1", np.uint16, 12, {"WindowCenter": ["1000", "2000"], "WindowWidth": ["800", "100"]}),
         ("MONOCHROME2", np.uint8, 8, {"WindowCenter": 100, "WindowWidth": 100}),
-        ("MONOCHROME2", np.int16, 12, {"WindowCenter": 900, "WindowWidth": 2000, "RescaleSlope": 2, "RescaleIntercept": 50}),
-        ("MONOCHROME1", np.int16, 16, {"WindowCenter": 0, "WindowWidth": 9000, "RescaleSlope": 1, "RescaleIntercept": 0}),
+        (
+            "MONOCHROME2",
+            np.int16,
+            12,
+            {"WindowCenter": 900, "WindowWidth": 2000, "RescaleSlope": 2, "RescaleIntercept": 50},
+        ),
+        (
+            "MONOCHROME1",
+            np.int16,
+            16,
+            {"WindowCenter": 0, "WindowWidth": 9000, "RescaleSlope": 1, "RescaleIntercept": 0},
+        ),
     ],
 )
-def test_the_greys_are_those_of_the_file(pages: Pages, photometric: str, dtype: Any, bits: int, tags: dict[str, Any]) -> None:
+def test_the_greys_are_those_of_the_file(
+    pages: Pages, photometric: str, dtype: Any, bits: int, tags: dict[str, Any]
+) -> None:
     low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if np.dtype(dtype).kind == "i" else (0, (1 << bits) - 1)
     stored = np.random.default_rng(1).integers(low, high, (121, 203), dtype=dtype, endpoint=True)
     instance = pages.pacs.upload(with_pixels(stored, bits, photometric, **tags))
@@ -211,7 +227,9 @@ def test_the_greys_are_those_of_the_file(pages: Pages, photometric: str, dtype: 
     greys = 255 - greys if photometric == "MONOCHROME1" else greys
     shown = screen[int(np.floor(top + 0.5)) :, int(np.floor(left + 0.5)) :][: stored.shape[0], : stored.shape[1]]
     slope = abs(float(tags.get("RescaleSlope", 1)))
-    assert np.abs(shown - greys).max() <= 1 + 255 * slope / width  # the 0.5 and 1 of the formula are counted in stored values
+    assert (
+        np.abs(shown - greys).max() <= 1 + 255 * slope / width
+    )  # the 0.5 and 1 of the formula are counted in stored values
 
 
 def test_dragging_changes_the_window_and_reset_brings_it_back(pages: Pages) -> None:
@@ -258,7 +276,13 @@ def test_two_fingers_zoom_and_move(pages: Pages) -> None:
     before = pages.canvas()
     box = pages.find("canvas[role=application]").rect
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    for kind, apart in (("touchStart", 40), ("touchMove", 50), ("touchMove", 60), ("touchMove", 80), ("touchEnd", None)):
+    for kind, apart in (
+        ("touchStart", 40),
+        ("touchMove", 50),
+        ("touchMove", 60),
+        ("touchMove", 80),
+        ("touchEnd", None),
+    ):
         touches = [] if apart is None else [{"x": x - apart, "y": y, "id": 0}, {"x": x + apart, "y": y, "id": 1}]
         pages.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touches})
     bright = [np.count_nonzero(screen[..., 0] > 200) for screen in (before, pages.canvas())]
@@ -287,8 +311,9 @@ def test_an_image_that_orthanc_cannot_read_is_not_shown(pages: Pages) -> None:
 
 def test_the_colours_grow_brighter_in_equal_steps(pages: Pages) -> None:
     pages.open("report")
-    script = "const done = arguments[0]; import('./activation.js').then(m => done([...Array(65).keys()].map(n => m.colour(n / 64))))"
-    colours = np.array(pages.driver.execute_async_script(script))  # type: ignore[no-untyped-call]
+    shares = "[...Array(65).keys()].map(n => m.colour(n / 64))"
+    script = f"const done = arguments[0]; import('./activation.js').then(m => done({shares}))"
+    colours = np.array(pages.driver.execute_async_script(script))
     lightness = rgb2lab(colours[None] / 255)[0, :, 0]
     steps = np.diff(lightness)
     assert steps.min() > 0.4 * steps.mean()  # CIELAB, which is not the space that it was made in
@@ -298,7 +323,9 @@ def test_the_colours_grow_brighter_in_equal_steps(pages: Pages) -> None:
 def test_half_floats_are_read_as_numpy_writes_them(pages: Pages) -> None:
     numbers = np.array([0, -0.0, 1, -1, 65504, 6e-8, -6.1e-5, 0.333, 1000.5, *range(40)], "<f2")
     pages.open("report")
-    script = "const [said, done] = arguments; import('./activation.js').then(m => done([...m.mapOf(JSON.parse(said), 0)]))"
+    script = (
+        "const [said, done] = arguments; import('./activation.js').then(m => done([...m.mapOf(JSON.parse(said), 0)]))"
+    )
     said = json.dumps({"float16": base64.b64encode(numbers.tobytes()).decode()})
-    read = pages.driver.execute_async_script(script, said)  # type: ignore[no-untyped-call]
+    read = pages.driver.execute_async_script(script, said)
     np.testing.assert_array_equal(np.array(read), numbers.astype(float))
