@@ -10,6 +10,7 @@ import io
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from pydicom import Dataset
@@ -47,7 +48,7 @@ def main() -> None:
 def sources() -> Iterator[Dataset]:
     """Forty images of many patients, and at last a study of one who was here before."""
     for seed in range(3, 34):
-        options = {"BodyPartExamined": "HAND"} if seed == 28 else {"StudyDate": f"202412{seed - 2:02d}"}
+        options: dict[str, Any] = {"BodyPartExamined": "HAND"} if seed == 28 else {"StudyDate": f"202412{seed - 2:02d}"}
         yield radiograph(seed, rows=500, columns=440, view=("PA", "AP", "LL")[seed % 3], **options)
     cut = radiograph(34, rows=200, columns=200, StudyDate="20250102")
     cut.PixelData = cut.PixelData[:1000]

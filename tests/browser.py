@@ -92,7 +92,7 @@ class Pages:
 
     def run(self, script: str, *arguments: Any) -> Any:
         """The value that JavaScript returns."""
-        return self.driver.execute_script(script, *arguments)  # type: ignore[no-untyped-call]
+        return self.driver.execute_script(script, *arguments)
 
     def loaded(self) -> None:
         """Wait until the report page has the image's stored values."""
@@ -101,7 +101,7 @@ class Pages:
     def canvas(self) -> npt.NDArray[np.uint8]:
         """The radiograph as it is on the screen, (rows, columns, 3)."""
         script = "return document.querySelector('canvas[role=application]').toDataURL()"
-        self.driver.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")  # type: ignore[no-untyped-call]
+        self.driver.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
         png = base64.b64decode(self.run(script).split(",")[1])
         return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 

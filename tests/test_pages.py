@@ -301,7 +301,8 @@ def test_a_study_shows_its_images_and_what_was_found_before(pages: Pages, archiv
 def test_a_dot_stands_where_its_score_and_date_are(pages: Pages, archive: dict[str, str]) -> None:
     pages.open(f"report?instance={archive['frontal']}")
     pages.find(".trends svg")
-    script = "return [...document.querySelectorAll('svg[aria-label^=\"Mass:\"] circle')].map(c => [+c.getAttribute('cx'), +c.getAttribute('cy'), c.textContent])"
+    place = "[+c.getAttribute('cx'), +c.getAttribute('cy'), c.textContent]"
+    script = f"return [...document.querySelectorAll('svg[aria-label^=\"Mass:\"] circle')].map(c => {place})"
     for x, y, title in pages.run(script):
         date, score = title.split(": ")
         assert y == pytest.approx(51 - 46 * float(score), abs=0.3)
@@ -367,10 +368,11 @@ OWNED = "return [window.owned ?? null, document.querySelectorAll('img[src=x]').l
 
 def attack(idle: Pacs) -> tuple[str, str]:
     """An image and a study whose every text attacks the reader."""
-    text = dict.fromkeys(("PatientName", "StudyDescription", "SeriesDescription", "Manufacturer", "StudyID"), ATTACK)
+    text: dict[str, Any] = dict.fromkeys(
+        ("PatientName", "StudyDescription", "SeriesDescription", "Manufacturer", "StudyID"), ATTACK
+    )
     code = dict.fromkeys(("ViewPosition", "BodyPartExamined"), ATTACK)
-    numbers = {"WindowCenter": None, "WindowWidth": None}
-    ds = radiograph(81, rows=64, columns=64, patient_id=ATTACK, StudyDate="20250110", **text, **numbers)
+    ds = radiograph(81, rows=64, columns=64, patient_id=ATTACK, StudyDate="20250110", **text)
     for keyword, value in (*code.items(), ("StudyDate", "<script>owned=1</script>")):
         ds[keyword]._value = value
     instance = idle.upload(to_bytes(ds))
@@ -460,8 +462,8 @@ def test_nothing_sticks_out(pages: Pages, archive: dict[str, str], width: int) -
     ):
         pages.open(path, width, 844)
         pages.find(ready)
-        wide = "return [document.documentElement, ...document.querySelectorAll('main, .panel')].map(e => e.scrollWidth - e.clientWidth)"
-        assert max(pages.run(wide)) <= 0, path
+        wide = "[...document.querySelectorAll('html, main, .panel')].map(e => e.scrollWidth - e.clientWidth)"
+        assert max(pages.run(f"return {wide}")) <= 0, path
 
 
 def test_the_pages_are_small_and_ask_nobody_else(pages: Pages, archive: dict[str, str]) -> None:

@@ -53,7 +53,7 @@ def with_pixels(stored: npt.NDArray[Any], bits: int, photometric: str = "MONOCHR
 
 
 def crop_of(rows: int, columns: int) -> tuple[Floats, Floats]:
-    """For each cell of 7 x 7, its centre in the image: rows and columns, as TorchXRayVision itself crops and resizes."""
+    """For each cell of 7 x 7, its centre's row and column in the image, as TorchXRayVision crops and resizes."""
 
     def seen(coordinate: Floats) -> Floats:
         small = oracle.resize(coordinate[None].astype(np.float32))[0]
@@ -311,8 +311,9 @@ def test_an_image_that_orthanc_cannot_read_is_not_shown(pages: Pages) -> None:
 
 def test_the_colours_grow_brighter_in_equal_steps(pages: Pages) -> None:
     pages.open("report")
-    script = "const done = arguments[0]; import('./activation.js').then(m => done([...Array(65).keys()].map(n => m.colour(n / 64))))"
-    colours = np.array(pages.driver.execute_async_script(script))  # type: ignore[no-untyped-call]
+    shares = "[...Array(65).keys()].map(n => m.colour(n / 64))"
+    script = f"const done = arguments[0]; import('./activation.js').then(m => done({shares}))"
+    colours = np.array(pages.driver.execute_async_script(script))
     lightness = rgb2lab(colours[None] / 255)[0, :, 0]
     steps = np.diff(lightness)
     assert steps.min() > 0.4 * steps.mean()  # CIELAB, which is not the space that it was made in
@@ -326,5 +327,5 @@ def test_half_floats_are_read_as_numpy_writes_them(pages: Pages) -> None:
         "const [said, done] = arguments; import('./activation.js').then(m => done([...m.mapOf(JSON.parse(said), 0)]))"
     )
     said = json.dumps({"float16": base64.b64encode(numbers.tobytes()).decode()})
-    read = pages.driver.execute_async_script(script, said)  # type: ignore[no-untyped-call]
+    read = pages.driver.execute_async_script(script, said)
     np.testing.assert_array_equal(np.array(read), numbers.astype(float))

@@ -71,7 +71,7 @@ export function viewer(canvas, { rows, columns }, changed) {
     context.fillStyle = "#000";
     context.fillRect(0, 0, canvas.width, canvas.height);
     context.setTransform(scale, 0, 0, scale, Math.round(now.x * pixelRatio), Math.round(now.y * pixelRatio)); // to the image's pixels
-    context.imageSmoothingQuality = "high";
+    context.imageSmoothingQuality = now.stored ? "low" : "high"; // the levels are smooth already
     if (now.stored) paintStored(scale);
     else if (now.preview) context.drawImage(now.preview, 0, 0, columns, rows);
     if (now.overlay) {
