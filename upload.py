@@ -194,6 +194,9 @@ class Server(NamedTuple):
         raise AssertionError("the last try returns or raises")
 
 
+# The command
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """The command. Returns its exit status."""
     parser = arguments(os.environ)
@@ -293,6 +296,9 @@ def credentials(options: argparse.Namespace, env: Mapping[str, str]) -> tuple[st
     return options.user, getpass.getpass(f"Password of {options.user} at {options.url}: ")
 
 
+# The connection
+
+
 def connect(url: str, account: tuple[str, str] | None, connections: int) -> Server:
     """The Orthanc at `url`. Raises Stop unless one answers there and accepts the account."""
     parts = urlsplit(url)
@@ -350,6 +356,9 @@ def prepare_results(server: Server, folder: Path) -> None:
         raise Stop(f"{folder} cannot be made: {problem.strerror}") from None
 
 
+# Sending
+
+
 def send_all(server: Server, options: argparse.Namespace, console: Console, tally: Tally) -> None:
     """Send everything, and say how much became what."""
     seen: dict[str, str] = {}
@@ -376,6 +385,9 @@ def send_all(server: Server, options: argparse.Namespace, console: Console, tall
     said = ", ".join(f"{tally.files[each]} {each}" for each in STATUSES if tally.files[each] or each in ALWAYS_SAID)
     said = f"{files} {'file' if files == 1 else 'files'}: {said}"
     say(console, f"Nothing was sent. Of {said}" if options.dry_run else said)
+
+
+# What there is to send
 
 
 def contents(options: argparse.Namespace, more: More) -> Iterator[Item]:
@@ -483,6 +495,9 @@ class Stream(io.RawIOBase):
         return data
 
 
+# Archives
+
+
 def kind(start: bytes) -> str:
     """What a file is, by its first bytes: DICOM, with or without the preamble (Orthanc judges the rest), an archive."""
     bare = start[:2] in (b"\x02\x00", b"\x08\x00") and start[3:4] == b"\x00"  # a first element in group 2 or 8
@@ -574,6 +589,9 @@ def set_aside(start: bytes, rest: BinaryIO, size: int) -> BinaryIO:
     return body
 
 
+# What Orthanc has, and what it gets
+
+
 def identified(name: str, body: BinaryIO) -> Item:
     """A DICOM file with its image's Orthanc id; without one where that cannot be read, and Orthanc will say why."""
     item = Item(name, body=body, size=body.seek(0, os.SEEK_END))
@@ -631,7 +649,8 @@ def send(server: Server, dry_run: bool, seen: dict[str, str], locks: Sequence[An
             item.status, item.reason = REFUSED, f"cannot be read: {problem.strerror}"
         before = seen.get(item.instance, "")
         if item.status in (OTHER, REPLACED):
-            item.reason = "another file has the same identifiers" + (before and f": {before}")
+            said = "Orthanc keeps" if item.status == OTHER else "it took the place of"
+            item.reason = f"{said} another file with the same identifiers" + (before and f": {before}")
         if item.status == REPLACED or (item.status in (NEW, KNOWN) and not before and not dry_run):
             seen[item.instance] = item.name
     item.body = None
@@ -671,6 +690,9 @@ def same(server: Server, item: Item) -> bool:
         digest.update(data)
     item.body.seek(0)
     return not answer.ok or answer.text in ("", digest.hexdigest())
+
+
+# Results
 
 
 def collect_all(server: Server, options: argparse.Namespace, console: Console, tally: Tally) -> None:
@@ -775,6 +797,9 @@ def show(items: Sequence[Item], count: int, console: Console) -> None:
             f"{stars}\n  STAND-IN WEIGHTS: random numbers, no trained model. These scores mean nothing.\n{stars}",
         )
     say(console, items[0].answer.get("disclaimer", ""))
+
+
+# Threads, the terminal, and words
 
 
 def concurrently(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:

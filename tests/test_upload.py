@@ -332,9 +332,12 @@ def test_a_summary_for_programs(server: str, tmp_path: Path, capsys: pytest.Capt
     }
 
 
-@pytest.mark.parametrize("overwrite, status", [(False, "other content"), (True, "replaced")])
+@pytest.mark.parametrize(
+    "overwrite, status, said",
+    [(False, "other content", "Orthanc keeps"), (True, "replaced", "it took the place of")],
+)
 def test_files_that_share_their_identifiers_are_told_apart_by_content(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], overwrite: bool, status: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], overwrite: bool, status: str, said: str
 ) -> None:
     scans = tmp_path / "scans"
     scans.mkdir()
@@ -344,13 +347,13 @@ def test_files_that_share_their_identifiers_are_told_apart_by_content(
     with orthanc(tmp_path, OverwriteInstances=overwrite) as url:
         assert upload.main(["--url", url, str(paths[0]), str(paths[1])]) == 0
         assert capsys.readouterr().out.splitlines() == [
-            f"{status}: {paths[1]}: another file has the same identifiers: {paths[0]}",
+            f"{status}: {paths[1]}: {said} another file with the same identifiers: {paths[0]}",
             f"2 files: 1 new, 0 already there, 1 {status}, 0 refused, 0 not DICOM",
         ]
         assert upload.main(["--url", url, str(paths[2])]) == 0  # what the first said, again
         printed = capsys.readouterr().out.splitlines()
         if overwrite:
-            assert printed[0] == f"replaced: {paths[2]}: another file has the same identifiers"
+            assert printed[0] == f"replaced: {paths[2]}: {said} another file with the same identifiers"
         else:
             assert printed == ["1 file: 0 new, 1 already there, 0 refused, 0 not DICOM"]
 
