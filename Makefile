@@ -67,7 +67,7 @@ clean: ## Remove everything that was made here
 # A virtual environment of our own; python3-venv may be missing on a bare Debian.
 $(BIN)/.installed: pyproject.toml
 	@$(PYTHON) -m venv .venv 2>/dev/null || { $(MAKE) --no-print-directory system && $(PYTHON) -m venv .venv; }
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[prepare,tools,test]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[prepare,tools,test,bench]'
 	@touch $@
 
 $(BIN)/.servers: $(BIN)/.installed
