@@ -1,6 +1,6 @@
 """What docs/sizing.md is made of: each part's processor time for an image, what a report takes on disk, and waiting.
 
-    python -m bench.sizing [processor] [engines] [storage] [waiting]     prints Markdown
+    python -m bench.sizing [processor] [engines] [storage] [waiting] [deployments]     prints Markdown
 
 Processor times depend little on what else the machine does. Waiting depends on nothing more: so the simulation gets the
 very arrivals and times in a worker that were measured, and what it is asked is how long each image waits.
@@ -9,6 +9,7 @@ very arrivals and times in a worker that were measured, and what it is asked is 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import tempfile
@@ -23,7 +24,7 @@ from typing import Any
 
 import psutil
 
-from bench.queueing import Deployment, poisson, recorded, simulate, summary
+from bench.queueing import Deployment, Failures, poisson, recorded, simulate, summary
 from bench.whole_system import WITHOUT_US
 from demo.phantoms import radiograph, to_bytes
 from demo.serve import ROOT
@@ -34,6 +35,18 @@ from tests.pacs import Pacs
 
 SHARES = (0.3, 0.6, 0.9)
 """Of the rate at which the real system did a pile of images, in the same run."""
+
+SIZES = (50, 1_000, 10_000, 100_000, 1_000_000)
+"""Images a day: a clinic, a hospital, a group of them, a region, a nation."""
+
+PEAK = 0.15
+"""The share of a day's images that come in its busiest hour."""
+
+SERVICE = 0.118
+"""Seconds that an image of 2048x2048 takes a worker, on two busy cores (bench/RESULTS.md)."""
+
+BUSY = 0.6
+"""The share of their time that workers are to be busy at most in that hour."""
 
 
 # Processor time
@@ -198,6 +211,25 @@ def _ms(seconds: Sequence[float]) -> str:
     return f"{1000 * mean:.0f} ({1000 * most:.0f}) ms"
 
 
+# Deployments
+
+
+def deployments(_folder: Path) -> Iterator[str]:
+    """How long images wait in the busiest hour of a day, in deployments of five sizes; simulated."""
+    yield f"Busiest hour: {PEAK:.0%} of the day's images; {1000 * SERVICE:.0f} ms in a worker on average, exponential."
+    yield "A worker dies at every 10,000th image and is back after 5 s.\n"
+    yield "| images a day | a second | workers | busy | waited, mean (95 %) | ten minutes' outage is made up for in |"
+    yield "|---|---|---|---|---|---|"
+    for images in SIZES:
+        rate = images * PEAK / 3600
+        workers = max(2, math.ceil(rate * SERVICE / BUSY))
+        deployment = Deployment(workers, lambda rng: rng.expovariate(1 / SERVICE), Failures(10_000 * SERVICE, 5))
+        waits = _ms([visit.waited for visit in simulate(deployment, poisson(rate, 40_000))])
+        busy = rate * SERVICE / workers
+        made_up = 10 * busy / (1 - busy)  # what came in meanwhile, by what is left of the workers' time
+        yield f"| {images:,} | {rate:.3g} | {workers} | {busy:.0%} | {waits} | {made_up:.0f} min |"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parts: dict[str, Callable[[Path], Iterator[str]]] = {
@@ -205,6 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "engines": engines,
         "storage": storage,
         "waiting": waiting,
+        "deployments": deployments,
     }
     parser = argparse.ArgumentParser(prog="python -m bench.sizing", description=__doc__.split("\n\n")[0])
     parser.add_argument("parts", nargs="*", choices=[*parts, []], help="default: all")
