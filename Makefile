@@ -81,13 +81,13 @@ verify: $(BIN)/.installed ## Compare this installation with the scores that Torc
 audit: $(BIN)/.installed-test ## Ask for known vulnerabilities in the installed packages (needs the Package Index itself, not a mirror)
 	@$(BIN)/pip-audit --progress-spinner off --skip-editable
 
-bench: $(BIN)/.installed system ## Measure, against TorchXRayVision's own way in the same run
+bench: $(BIN)/.installed-test system ## Measure, against TorchXRayVision's own way in the same run
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m bench
 
-screenshots: $(BIN)/.installed system system-test ## Take the pictures in docs/ from the real pages
+screenshots: $(BIN)/.installed-test system system-test ## Take the pictures in docs/ from the real pages
 	@$(BIN)/python -m demo.screenshots
 
-soak: $(BIN)/.installed system ## Thousands of images through one Orthanc (IMAGES=3000), and what grows meanwhile
+soak: $(BIN)/.installed-test system ## Thousands of images through one Orthanc (IMAGES=3000), and what grows meanwhile
 	$(BIN)/python -m bench.soak
 
 system: ## Install Orthanc and its plugins (Debian, Ubuntu)
@@ -118,7 +118,7 @@ $(BIN)/.installed: pyproject.toml
 	@touch $@
 
 $(BIN)/.installed-test: $(BIN)/.installed
-	@$(PIP_INSTALL) --editable '.[analysis,prepare,tools,test]'
+	@$(PIP_INSTALL) --editable '.[analysis,bench,prepare,tools,test]'
 	@touch $@
 
 $(BIN)/.servers: $(BIN)/.installed-test

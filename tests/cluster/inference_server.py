@@ -50,12 +50,16 @@ class InferenceServer:
     def kill(self) -> None:
         """End it as a power cut does."""
         if self._process.poll() is None:
-            family = psutil.Process(self._process.pid).children(recursive=True)
-            self._process.kill()
+            family = self.family()
             for one in family:
                 one.kill()
             self._process.wait()
-            psutil.wait_procs(family, timeout=10)
+            psutil.wait_procs(family[1:], timeout=10)
+
+    def family(self) -> list[psutil.Process]:
+        """It and the processes that it started."""
+        process = psutil.Process(self._process.pid)
+        return [process, *process.children(recursive=True)]
 
     def _ready(self) -> bool | None:
         assert self._process.poll() is None, self._log.read_text(errors="replace")

@@ -1,0 +1,254 @@
+"""What docs/sizing.md is made of: each part's processor time for an image, what a report takes on disk, and waiting.
+
+    python -m bench.sizing [processor] [engines] [storage] [waiting] [deployments]     prints Markdown
+
+Processor times depend little on what else the machine does. Waiting depends on nothing more: so the simulation gets the
+very arrivals and times in a worker that were measured, and what it is asked is how long each image waits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
+from itertools import chain, pairwise
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench.queueing import Deployment, Failures, poisson, recorded, simulate, summary
+from bench.whole_system import WITHOUT_US
+from demo.phantoms import radiograph, to_bytes
+from demo.serve import ROOT
+from plugin import classifier, model_repository, servers, weights
+from plugin.stand_in import plausible_inputs
+from tests.cluster.inference_server import PROGRAM, InferenceServer
+from tests.pacs import Pacs
+
+SHARES = (0.3, 0.6, 0.9)
+"""Of the rate at which the real system did a pile of images, in the same run."""
+
+SIZES = (50, 1_000, 10_000, 100_000, 1_000_000)
+"""Images a day: a clinic, a hospital, a group of them, a region, a nation."""
+
+PEAK = 0.15
+"""The share of a day's images that come in its busiest hour."""
+
+SERVICE = 0.118
+"""Seconds that an image of 2048x2048 takes a worker, on two busy cores (bench/RESULTS.md)."""
+
+BUSY = 0.6
+"""The share of their time that workers are to be busy at most in that hour."""
+
+
+# Processor time
+
+
+def processor_time(folder: Path, images: int = 40, side: int = 2048) -> Iterator[str]:
+    """Seconds of one core that an image takes in each process, with the local engine and with a server."""
+    files = [to_bytes(radiograph(seed, rows=side, columns=side)) for seed in range(images)]
+    yield f"Milliseconds of one core for each image ({side}x{side} raw, {images} images):\n"
+    yield "| | Orthanc | dispatcher | workers | inference server | sum |"
+    yield "|---|---|---|---|---|---|"
+    with Pacs(folder / "local") as pacs:
+        yield _row("local engine", _spent(pacs, None, files))
+    if PROGRAM.exists():
+        model = weights.prepare(weights.STAND_IN, "", ROOT / "build/models")
+        model_repository.write(model, folder / "repository")
+        with InferenceServer(folder / "repository", workers=2) as server:
+            for protocol in ("grpc", "http"):
+                options = {"ChestXRay": {"Servers": [getattr(server, protocol)]}}
+                with Pacs(folder / protocol, options) as pacs:
+                    yield _row(f"MLServer over {protocol}", _spent(pacs, server, files))
+
+
+def _spent(pacs: Pacs, server: InferenceServer | None, files: Sequence[bytes]) -> Mapping[str, float]:
+    pacs.wait_until_ready()
+    pacs.result(pacs.upload(to_bytes(radiograph(10_000))))
+    before = _seconds(pacs, server)
+    for file in files:
+        pacs.upload(file)
+    while pacs.get("/chest-xray/status")["pending"]:
+        time.sleep(0.5)  # asking more often would be measured too
+    after = _seconds(pacs, server)
+    return {part: 1000 * (after[part] - before[part]) / len(files) for part in after}
+
+
+def _seconds(pacs: Pacs, server: InferenceServer | None) -> dict[str, float]:
+    """What each part's processes have used so far."""
+    spent = {"server": 0.0}
+    dispatcher, *workers = pacs.family()
+    parts = [("Orthanc", [psutil.Process(pacs.process.pid)]), ("dispatcher", [dispatcher]), ("workers", workers)]
+    if server:
+        parts.append(("server", server.family()))
+    for part, processes in parts:
+        times = [one.cpu_times() for one in processes]
+        spent[part] = sum(one.user + one.system for one in times)
+    return spent
+
+
+def _row(name: str, spent: Mapping[str, float]) -> str:
+    cells = [spent[part] for part in ("Orthanc", "dispatcher", "workers", "server")]
+    return f"| {name} | " + " | ".join(f"{cell:.0f}" for cell in (*cells, sum(cells))) + " |"
+
+
+# Engines
+
+
+def engines(folder: Path, callers: int = 4) -> Iterator[str]:
+    """What callers get who ask all the time, each for one image: with the model in each, and on a server."""
+    model = weights.prepare(weights.STAND_IN, "", ROOT / "build/models")
+    model_repository.write(model, folder / "repository")
+    cores = len(os.sched_getaffinity(0))
+    yield f"{callers} callers, {cores} cores, MLServer with {cores} workers on the same ones:\n"
+    yield "| | images/s | one image, median |"
+    yield "|---|---|---|"
+    with InferenceServer(folder / "repository", workers=cores) as server:
+        for name, address in (("local engine", ""), ("over grpc", server.grpc), ("over http", server.http)):
+            with ProcessPoolExecutor(callers, get_context("spawn")) as processes:
+                times = list(processes.map(_calls, [model] * callers, [address] * callers))
+            rate = sum(1 / statistics.mean(one) for one in times)
+            yield f"| {name} | {rate:.1f} | {1000 * statistics.median(chain.from_iterable(times)):.0f} ms |"
+
+
+def _calls(model: Path, address: str, seconds: float = 6) -> list[float]:
+    classify = servers.load(model, [address], fallback=False) if address else classifier.load(model)
+    image, times = plausible_inputs(1), []
+    classify(image)
+    end = time.perf_counter() + seconds
+    while (began := time.perf_counter()) < end:
+        classify(image)
+        times.append(time.perf_counter() - began)
+    return times
+
+
+# Storage
+
+
+def storage(folder: Path, images: int = 200) -> Iterator[str]:
+    """Bytes that a report and a mark add to what an image takes."""
+    with Pacs(folder / "storage") as pacs:
+        pacs.wait_until_ready()
+        instances = [pacs.upload(to_bytes(radiograph(seed, rows=64, columns=64))) for seed in range(images)]
+        results = [pacs.result(instance) for instance in instances]
+        report = pacs.get(f"/instances/{results[0]['sr']['instance']}/attachments/dicom/size")
+        mark = len(pacs.session.get(f"{pacs.url}/instances/{instances[0]}/metadata/4750", timeout=30).content)
+    with_us = (folder / "storage/storage/index").stat().st_size
+    with Pacs(folder / "without", WITHOUT_US) as pacs:
+        for seed in range(images):
+            pacs.upload(to_bytes(radiograph(seed, rows=64, columns=64)))
+    without = (folder / "without/storage/index").stat().st_size
+    yield f"- the report: {report / 1000:.1f} kB; the mark: {mark / 1000:.1f} kB"
+    yield f"- Orthanc's index (SQLite) for both: {(with_us - without) / images / 1000:.1f} kB, the mark included;"
+    yield f"  for the image itself, its study and patient: {without / images / 1000:.1f} kB"
+
+
+# Waiting
+
+
+def waiting(folder: Path, images: int = 100) -> Iterator[str]:
+    """Poisson arrivals at shares of the rate that is possible: the real system, and the simulation of the same."""
+    with Pacs(folder / "waiting") as pacs:
+        pacs.wait_until_ready()
+        files = _small(0)
+        possible = _rate(pacs, [next(files) for _ in range(60)])
+        workers = pacs.get("/chest-xray/status")["workers"]
+        yield f"{workers} workers, {possible:.1f} images/s (64x64) from a pile of 60; Poisson arrivals of {images}:\n"
+        yield "| share | arrivals/s | waited, mean (95 %) | simulated | to the result, mean (95 %) | simulated |"
+        yield "|---|---|---|---|---|---|"
+        for share in SHARES:
+            arrived, results = _arrivals(pacs, [next(files) for _ in range(images)], share * possible)
+            began = [datetime.fromisoformat(result["created"]).timestamp() for result in results]
+            took = [sum(result["milliseconds"].values()) / 1000 for result in results]
+            waited = [max(start - arrival, 0.0) for start, arrival in zip(began, arrived, strict=True)]
+            stayed = [wait + work for wait, work in zip(waited, took, strict=True)]
+            pauses = [0.0, *(after - before for before, after in pairwise(arrived))]
+            in_order = [work for _, work in sorted(zip(began, took, strict=True))]
+            visits = simulate(Deployment(workers, recorded(in_order)), pauses)
+            simulated = [visit.waited for visit in visits], [visit.stayed for visit in visits]
+            rate = images / (arrived[-1] - arrived[0])
+            cells = [_ms(values) for values in (waited, simulated[0], stayed, simulated[1])]
+            yield f"| {share:.0%} | {rate:.1f} | " + " | ".join(cells) + " |"
+
+
+def _small(first: int) -> Iterator[bytes]:
+    seed = first
+    while True:
+        yield to_bytes(radiograph(seed, rows=64, columns=64))
+        seed += 1
+
+
+def _rate(pacs: Pacs, files: Sequence[bytes]) -> float:
+    """Images per second from the first beginning to the last end."""
+    results = [pacs.result(instance) for instance in [pacs.upload(file) for file in files]]
+    began = [datetime.fromisoformat(result["created"]).timestamp() for result in results]
+    ended = [start + sum(one["milliseconds"].values()) / 1000 for start, one in zip(began, results, strict=True)]
+    seconds: float = max(ended) - min(began)
+    return len(files) / seconds
+
+
+def _arrivals(pacs: Pacs, files: Sequence[bytes], rate: float) -> tuple[list[float], list[dict[str, Any]]]:
+    """Upload at such times; when each upload had ended, and the results."""
+    due, arrived, instances = time.time(), [], []
+    for file, pause in zip(files, poisson(rate, len(files)), strict=True):
+        due += pause
+        time.sleep(max(due - time.time(), 0))
+        instances.append(pacs.upload(file))
+        arrived.append(time.time())
+    return arrived, [pacs.result(instance) for instance in instances]
+
+
+def _ms(seconds: Sequence[float]) -> str:
+    mean, most = summary(seconds)
+    return f"{1000 * mean:.0f} ({1000 * most:.0f}) ms"
+
+
+# Deployments
+
+
+def deployments(_folder: Path) -> Iterator[str]:
+    """How long images wait in the busiest hour of a day, in deployments of five sizes; simulated."""
+    yield f"Busiest hour: {PEAK:.0%} of the day's images; {1000 * SERVICE:.0f} ms in a worker on average, exponential."
+    yield "A worker dies at every 10,000th image and is back after 5 s.\n"
+    yield "| images a day | a second | workers | busy | waited, mean (95 %) | ten minutes' outage is made up for in |"
+    yield "|---|---|---|---|---|---|"
+    for images in SIZES:
+        rate = images * PEAK / 3600
+        workers = max(2, math.ceil(rate * SERVICE / BUSY))
+        deployment = Deployment(workers, lambda rng: rng.expovariate(1 / SERVICE), Failures(10_000 * SERVICE, 5))
+        waits = _ms([visit.waited for visit in simulate(deployment, poisson(rate, 40_000))])
+        busy = rate * SERVICE / workers
+        made_up = 10 * busy / (1 - busy)  # what came in meanwhile, by what is left of the workers' time
+        yield f"| {images:,} | {rate:.3g} | {workers} | {busy:.0%} | {waits} | {made_up:.0f} min |"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parts: dict[str, Callable[[Path], Iterator[str]]] = {
+        "processor": processor_time,
+        "engines": engines,
+        "storage": storage,
+        "waiting": waiting,
+        "deployments": deployments,
+    }
+    parser = argparse.ArgumentParser(prog="python -m bench.sizing", description=__doc__.split("\n\n")[0])
+    parser.add_argument("parts", nargs="*", choices=[*parts, []], help="default: all")
+    chosen = parser.parse_args(arguments).parts or parts
+    print(f"Measured on {datetime.now(UTC):%Y-%m-%d}.")
+    for name in chosen:
+        with tempfile.TemporaryDirectory() as folder:
+            print()
+            for line in parts[name](Path(folder)):
+                print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
