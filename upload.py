@@ -640,9 +640,9 @@ def send(server: Server, dry_run: bool, seen: dict[str, str], locks: Sequence[An
         try:
             other = item.known or item.instance in seen
             if other and same(server, item):
-                item.status = KNOWN
+                item.status, item.size = KNOWN, 0
             elif dry_run:
-                item.status = OTHER if other else NEW
+                item.status, item.size = OTHER if other else NEW, 0
             else:
                 post(server, item, other)
         except OSError as problem:
@@ -654,10 +654,8 @@ def send(server: Server, dry_run: bool, seen: dict[str, str], locks: Sequence[An
         if item.status == REPLACED or (item.status in (NEW, KNOWN) and not before and not dry_run):
             seen[item.instance] = item.name
     item.body = None
-    if dry_run or item.status in (KNOWN, REFUSED):
-        item.size = 0
     if item.status == REFUSED:
-        item.instance = ""
+        item.instance, item.size = "", 0
     return item
 
 
