@@ -21,11 +21,13 @@ export function fromNumpy(buffer) {
   if (!Type || frames !== 1 || channels !== 1) return null;
   const stored = new Type(buffer, 10 + length, rows * columns);
   let least = Infinity, greatest = -Infinity;
-  for (const value of stored) {
-    if (value < least) least = value;
-    if (value > greatest) greatest = value;
+  for (let at = 0; at < stored.length; at++) { // many times faster than for ... of and from
+    if (stored[at] < least) least = stored[at];
+    if (stored[at] > greatest) greatest = stored[at];
   }
-  const levels = [{ columns, rows, values: Uint16Array.from(stored, value => value - least) }];
+  const values = new Uint16Array(stored.length);
+  for (let at = 0; at < stored.length; at++) values[at] = stored[at] - least;
+  const levels = [{ columns, rows, values }];
   while (Math.min(levels.at(-1).columns, levels.at(-1).rows) > 256) levels.push(halved(levels.at(-1)));
   return { levels, least, greatest };
 }
