@@ -18,16 +18,16 @@ TRIES = 3
 
 
 def unmark(connection: Connection, instance: str) -> None:
-    """Remove the mark where Orthanc checks revisions, which it wants in a header, and have the change log say so.
+    """Put `null` in the mark's place, which the change log tells, where Orthanc wants to know what it replaces.
+
+    To delete it afterwards would undo a claim: a worker may begin at once.
 
     :raises LookupError: if there is no such instance.
     """
     path = f"/instances/{instance}/metadata/{METADATA}"
     for left in reversed(range(TRIES)):
         try:
-            revision = _revision(connection, path)
-            revision = _ask(connection, "PUT", path, revision, b"null").get("ETag", "")
-            _ask(connection, "DELETE", path, revision)
+            _ask(connection, "PUT", path, _revision(connection, path), b"null")
             return
         except HTTPError as answer:
             if answer.code == HTTPStatus.NOT_FOUND:
