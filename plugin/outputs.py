@@ -72,26 +72,26 @@ def _document(
 ) -> sr.Document:
     identity = patient_and_study(source)
     identity.pop("ReferencedRequestSequence", None)  # SR documents alone have one
-    identity.InstanceNumber = sr._instance_number(source)
+    identity.InstanceNumber = sr.instance_number(source)
     model = report.model
     ds = MAKERS[kind](identity, report, picture, created)
     content = (str(FORM), kind, report.digest.hex(), hashlib.sha256(encode(identity)).hexdigest())
     ds.update(identity)
     ds.SOPInstanceUID = report_uid((report.image.SeriesInstanceUID, report.image.SOPInstanceUID), content)
-    ds.SeriesInstanceUID = derived_uid("series", kind, str(ds.StudyInstanceUID), *sr._identity(model))
+    ds.SeriesInstanceUID = derived_uid("series", kind, str(ds.StudyInstanceUID), *sr.model_identity(model))
     ds.SeriesNumber, ds.SeriesDescription = SERIES[kind]
     if not model.trained:
         ds.SeriesDescription = sr.STAND_IN_DESCRIPTION
     ds.BurnedInAnnotation = "YES"  # it has text, and whatever stands in the radiograph
-    _describe_equipment(ds, model)
-    sr._set_created(ds, created)
-    return sr.Document(ds.SOPInstanceUID, ds.SeriesInstanceUID, sr._file(ds))
+    describe_equipment(ds, model)
+    sr.set_created(ds, created)
+    return sr.Document(ds.SOPInstanceUID, ds.SeriesInstanceUID, sr.encoded_file(ds))
 
 
-def _describe_equipment(ds: Dataset, model: Model) -> None:
-    sr._describe_equipment(ds, model)
+def describe_equipment(ds: Dataset, model: Model) -> None:
+    sr.describe_equipment(ds, model)
     equipment = Dataset()
-    sr._describe_equipment(equipment, model)
+    sr.describe_equipment(equipment, model)
     equipment.DeviceUID = device_uid(model)
     equipment.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(codes.DCM.ProcessingEquipment)]
     ds.ContributingEquipmentSequence = [equipment]

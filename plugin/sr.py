@@ -90,20 +90,21 @@ def structured_report(source: Dataset, report: Report, created: datetime) -> Doc
 
 def _structured_report(source: Dataset, report: Report, created: datetime) -> Document:
     ds = patient_and_study(source)
-    ds.InstanceNumber = _instance_number(source)
+    ds.InstanceNumber = instance_number(source)
     identity = (report.digest.hex(), hashlib.sha256(encode(ds)).hexdigest())
     ds.update(_of_model(report.model))
     image = (report.image.SeriesInstanceUID, report.image.SOPInstanceUID)
     ds.SOPInstanceUID = report_uid(image, (str(FORM), *identity))
-    ds.SeriesInstanceUID = derived_uid("series", str(ds.StudyInstanceUID), *_identity(report.model))
+    ds.SeriesInstanceUID = derived_uid("series", str(ds.StudyInstanceUID), *model_identity(report.model))
     ds.CurrentRequestedProcedureEvidenceSequence = [_evidence(source)]
-    _set_created(ds, created)
+    set_created(ds, created)
 
     # ContentSequence has the highest tag of all in an SR: the file is its other elements, and then the content.
-    return Document(ds.SOPInstanceUID, ds.SeriesInstanceUID, _file(ds) + encoded_content(source, report))
+    return Document(ds.SOPInstanceUID, ds.SeriesInstanceUID, encoded_file(ds) + encoded_content(source, report))
 
 
-def _identity(model: Model) -> tuple[str, str, str]:
+def model_identity(model: Model) -> tuple[str, str, str]:
+    """What makes a series another: one for each study and this."""
     return model.name, model.version, model.weights_sha256
 
 
@@ -120,9 +121,9 @@ def _of_model(model: Model) -> Dataset:
     ds.CompletionFlag = "COMPLETE"
     ds.PreliminaryFlag = "PRELIMINARY"
     ds.VerificationFlag = "UNVERIFIED"
-    _describe_equipment(ds, model)
+    describe_equipment(ds, model)
     equipment = Dataset()
-    _describe_equipment(equipment, model)
+    describe_equipment(equipment, model)
     equipment.DeviceUID = device_uid(model)
     equipment.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(codes.DCM.ProcessingEquipment)]
     ds.ContributingEquipmentSequence = [equipment]
@@ -139,14 +140,15 @@ def _of_model(model: Model) -> Dataset:
     return ds
 
 
-def _describe_equipment(ds: Dataset, model: Model) -> None:
+def describe_equipment(ds: Dataset, model: Model) -> None:
+    """The General Equipment Module: the model is the device."""
     ds.Manufacturer = MANUFACTURER
     ds.ManufacturerModelName = model_name(model)
     ds.DeviceSerialNumber = model.weights_sha256
     ds.SoftwareVersions = model.version
 
 
-def _instance_number(source: Dataset) -> int:
+def instance_number(source: Dataset) -> int:
     """The image's own number, so that the reports of a study stand in its images' order; 1 if it has none."""
     try:
         number = int(source.InstanceNumber)
@@ -168,7 +170,8 @@ def _evidence(source: Dataset) -> Dataset:
     return study
 
 
-def _set_created(ds: Dataset, created: datetime) -> None:
+def set_created(ds: Dataset, created: datetime) -> None:
+    """The moment as the content's and the instance's, in the zone of the image's TimezoneOffsetFromUTC."""
     # The series has no date: its reports are made at different times, and a series' attributes must agree.
     if offset := ds.get("TimezoneOffsetFromUTC"):
         hours_minutes = timedelta(hours=int(offset[1:3]), minutes=int(offset[3:]))
@@ -177,7 +180,8 @@ def _set_created(ds: Dataset, created: datetime) -> None:
     ds.ContentTime = ds.InstanceCreationTime = created.strftime("%H%M%S.%f")
 
 
-def _file(ds: Dataset) -> bytes:
+def encoded_file(ds: Dataset) -> bytes:
+    """A file (PS3.10) in Explicit VR Little Endian."""
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     buffer = BytesIO()
