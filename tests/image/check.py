@@ -86,7 +86,9 @@ class Container:
         began = time.monotonic()
         with subprocess.Popen([*PODMAN, "stop", "--time", "20", self.id], stdout=subprocess.DEVNULL):
             orthanc.wait()
-            return time.monotonic() - began
+            seconds = time.monotonic() - began
+        podman("rm", "--force", self.id)
+        return seconds
 
     def image(self) -> str:
         return podman("inspect", "--format", "{{.Image}}", self.id)
@@ -159,7 +161,7 @@ def check_accounts(image: str) -> None:
                 assert answer.status_code == status
             container.stop()
         assert passwords[0] == passwords[1]
-    command = [*RUN, "--network", "none", "--env", "CHEST_XRAY_PASSWORD_FILE=/run/secrets/absent", image]
+    command = [*RUN, "--rm", "--network", "none", "--env", "CHEST_XRAY_PASSWORD_FILE=/run/secrets/absent", image]
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (refused.returncode, "absent cannot be used" in refused.stderr) == (1, True), refused
 

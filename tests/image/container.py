@@ -25,7 +25,7 @@ def command(image: str, environ: Mapping[str, str], options: Mapping[str, Any]) 
     folders = {Path(value).parent for value in environ.values() if value.startswith("/")}
     Path(environ["STORAGE"]).mkdir(exist_ok=True)
     return [
-        *(*RUN, "--name", name(environ), "--network", "host", "--user", "0:0"),
+        *(*RUN, "--rm", "--name", name(environ), "--network", "host", "--user", "0:0"),
         *(option for folder in sorted(folders) for option in ("--volume", f"{folder}:{folder}")),
         *(option for key, value in environ.items() for option in ("--env", f"{key}={value}")),
         *("--env", f"ORTHANC_JSON={json.dumps(settings)}", image),

@@ -50,10 +50,11 @@ def exists(image: str) -> bool:
 
 @contextmanager
 def nothing_left() -> Iterator[None]:
-    """Afterwards, nothing is mounted, and the storage may be moved: podman's own notes name its place."""
+    """Afterwards no container runs, nothing is mounted, and the storage may be moved: podman's notes name its place."""
     try:
         yield
     finally:
+        podman("rm", "--all", "--force", "--time", "0")
         for folder in (KEPT / "storage" / "overlay", KEPT / "run"):
             while folder.is_mount() and subprocess.run(["umount", folder], check=False).returncode == 0:
                 pass
