@@ -18,6 +18,9 @@ The data's way, one direction, and the order in which to read the modules:
         -> `worker` stores the SR, then marks the instance with its JSON    (the only two writes)
     people and programs ask `routes`, inside Orthanc again, which only reads those marks
 
+Where several Orthancs share one database, `claims` tells which of them does an image, and `changelog` finds what their
+log shows late; `loopback` is what the SDK cannot do inside Orthanc.
+
 `archive` is everything that is said to Orthanc over HTTP, `settings` what an operator chooses, and `weights` turns
 TorchXRayVision's checkpoint into the model that `classifier` runs (`stand_in` makes a random one in its place);
 `verify`, `backfill` and `model_repository` (with `mlserver_model`) are commands for operators.
