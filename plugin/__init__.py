@@ -21,6 +21,9 @@ The data's way, one direction, and the order in which to read the modules:
     people and programs ask `routes`, inside Orthanc again, which only reads: one mark from Orthanc, lists of them from
     that file, by `query`
 
+Where several Orthancs share one database, `claims` tells which of them does an image, and `changelog` finds what their
+log shows late; `loopback` is what the SDK cannot do inside Orthanc.
+
 `archive` is everything that is said to Orthanc over HTTP, `settings` what an operator chooses, and `weights` turns
 TorchXRayVision's checkpoint into the model that `classifier` runs (`stand_in` makes a random one in its place);
 `verify`, `backfill` and `model_repository` (with `mlserver_model`) are commands for operators, `results` one for

@@ -45,7 +45,7 @@ class InferenceServer:
         command = [str(PROGRAM), "start", str(self._repository)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, cwd=self._repository, env=self._environ, stdout=log, stderr=log)
-        wait_for(self._ready, 60, lambda: self._log.read_text(errors="replace"))
+        wait_for(self._ready, 120, lambda: self._log.read_text(errors="replace"))
 
     def kill(self) -> None:
         """End it as a power cut does."""
