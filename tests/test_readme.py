@@ -1,21 +1,50 @@
-"""The README says what the program does."""
+"""The READMEs say what the program does, and both the same."""
 
 from __future__ import annotations
 
 import re
 
+import pytest
+
 from demo.serve import ROOT
 
-README = (ROOT / "README.md").read_text()
+ENGLISH, PORTUGUESE = ((ROOT / name).read_text() for name in ("README.md", "README.pt-BR.md"))
 
 
-def test_every_command_exists() -> None:
+@pytest.mark.parametrize("readme", [ENGLISH, PORTUGUESE], ids=["English", "Portuguese"])
+def test_every_command_exists(readme: str) -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"(?:`|^)make ((?:[a-z-]+ ?)+)", README, re.MULTILINE):
+    for target in re.findall(r"(?:`|^)make ((?:[a-z-]+ ?)+)", readme, re.MULTILINE):
         for name in target.split():
             assert re.search(rf"^{name}:", makefile, re.MULTILINE), name
 
 
-def test_every_file_that_is_linked_exists() -> None:
-    for path in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+@pytest.mark.parametrize("readme", [ENGLISH, PORTUGUESE], ids=["English", "Portuguese"])
+def test_every_file_that_is_linked_exists(readme: str) -> None:
+    for path in re.findall(r"\]\((?!http)([^)#]+)\)", readme):
         assert (ROOT / path).exists(), path
+
+
+def test_both_have_the_same_sections() -> None:
+    english, portuguese = (re.findall(r"^(#+) ", readme, re.MULTILINE) for readme in (ENGLISH, PORTUGUESE))
+    assert english == portuguese
+
+
+def test_both_have_the_same_commands() -> None:
+    assert commands(ENGLISH) == commands(PORTUGUESE)
+
+
+def test_both_name_the_same_things_in_each_section() -> None:
+    for english, portuguese in zip(sections(ENGLISH), sections(PORTUGUESE), strict=True):
+        for pattern in (r"(?<!`)`([^`\n]+)`(?!`)", r"\]\(((?!README)[^)]+)\)", r"<(http[^>]+)>"):
+            assert sorted(re.findall(pattern, english)) == sorted(re.findall(pattern, portuguese)), english[:40]
+
+
+def sections(readme: str) -> list[str]:
+    return re.split(r"^## ", re.sub(r"^ *```.*?^ *```", "", readme, flags=re.MULTILINE | re.DOTALL), flags=re.MULTILINE)
+
+
+def commands(readme: str) -> list[str]:
+    """The lines of the blocks of shell and JSON, without their comments."""
+    blocks = re.findall(r"^ *```(?:sh|json)\n(.*?)^ *```", readme, re.MULTILINE | re.DOTALL)
+    return [re.sub(r"\s+#.*", "", line) for block in blocks for line in block.splitlines()]
