@@ -98,11 +98,18 @@ def _listen(lines: Iterable[str], news: SimpleQueue[dict[str, Any] | None]) -> N
 
 
 def _say(what: str, value: Any) -> None:
+    if what in ("info", "warning"):
+        value = _printable(value)
     try:
         with VOICE:
             print(json.dumps({what: value}), flush=True)  # noqa: T201 - this is the pipe to Orthanc
     except BrokenPipeError:  # Orthanc is gone, and standard input says so too
         sys.stdout = None
+
+
+def _printable(text: str) -> str:
+    """One line: a reason quotes what stands in a file; Orthanc's log takes no NUL, and readers no line break."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import struct
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import imagecodecs
@@ -55,7 +58,8 @@ def decode(frame: bytes, syntax: UID, bits_allocated: int, threads: int) -> Arra
             case "4.90" | "4.91":
                 return imagecodecs.jpeg2k_decode(_complete(frame), numthreads=threads)
             case "4.201" | "4.202":
-                return imagecodecs.htj2k_decode(_complete(frame))
+                with _strict():
+                    return imagecodecs.htj2k_decode(_complete(frame))
             case "4.203":
                 # OpenJPEG, as pydicom: OpenJPH is faster but rounds lossy images differently.
                 return imagecodecs.jpeg2k_decode(_complete(frame), numthreads=threads)
@@ -69,6 +73,20 @@ def decode(frame: bytes, syntax: UID, bits_allocated: int, threads: int) -> Arra
     except Exception as error:  # whatever the decoders raise
         raise NoDecoder(f"The pixel data cannot be decoded: {first_line(error)}.") from error
     raise NoDecoder(f"The transfer syntax {syntax.name} cannot be decoded.")
+
+
+@contextmanager
+def _strict() -> Iterator[None]:
+    """Raise what imagecodecs prints and ignores: OpenJPH's error in an image of which it returns a part."""
+    ignored: list[BaseException] = []
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda unraisable: ignored.append(unraisable.exc_value or RuntimeError("OpenJPH failed"))
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+    if ignored:
+        raise ignored[0]
 
 
 def _complete(frame: bytes) -> bytes:

@@ -66,8 +66,8 @@ class Companion:
             said_something = False
             try:
                 said_something = self._live()
-            except Exception as problem:  # Orthanc could not keep or give what it was asked for, on a full disk say
-                self._hear("warning", f"The classifying process is ended: {type(problem).__name__}: {problem}")
+            except Exception as problem:  # Orthanc did not give what a new process is to know, on a failing disk say
+                self._hear("warning", f"The classifying process cannot be started ({type(problem).__name__})")
             if self._stopping.is_set():
                 return
             pause = 1.0 if said_something else min(2 * pause, LONGEST_PAUSE)
@@ -92,13 +92,20 @@ class Companion:
                 self._process = process
                 for line in process.stdout:
                     said_something = True
-                    for what, value in json.loads(line).items():
-                        self._hear(what, value)
+                    self._understand(line)
         except OSError as problem:
             self._hear("warning", f"{self._command[0]} could not be run: {problem.strerror}")
         finally:
             self._process = None
         return said_something
+
+    def _understand(self, line: bytes) -> None:
+        """What cannot be used is lost, and no more than that: the marks in Orthanc are what counts."""
+        try:
+            for what, value in json.loads(line).items():
+                self._hear(what, value)
+        except Exception as problem:  # half a line of one that was killed, or Orthanc could not keep it
+            self._hear("warning", f"A message of the classifying process was lost ({type(problem).__name__})")
 
 
 def _without_accounts(environ: Mapping[str, str]) -> dict[str, str]:

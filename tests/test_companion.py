@@ -66,22 +66,38 @@ def test_it_is_started_again_when_it_dies() -> None:
     child.stop()
 
 
+class Deaf(Ear):
+    """Cannot do some of what it is told, as Orthanc on a full disk."""
+
+    def __call__(self, what: str, value: Any) -> None:
+        super().__call__(what, value)
+        if what == "unheard":
+            raise RuntimeError("Orthanc's own")
+
+
 @pytest.mark.parametrize("line", ["half a li", "[1]", '{"unheard": 1}'])
-def test_it_is_started_again_when_nobody_understands_it(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was killed while it wrote, or Orthanc could not do what it was told: a full disk is enough for that."""
-
-    class Deaf(Ear):
-        def __call__(self, what: str, value: Any) -> None:
-            super().__call__(what, value)
-            if what == "unheard":
-                raise RuntimeError("Orthanc's own")
-
-    monkeypatch.setattr(companion, "LONGEST_PAUSE", 0.01)
+def test_a_message_that_cannot_be_used_is_lost_and_nothing_else_is(line: str) -> None:
     ear = Deaf()
-    child = start(f"import os; print({line!r}, flush=True); input(); input()", ear)
-    ear.wait_for(lambda heard: sum(what == "ended" for what, _ in heard) >= 2)
+    child = start(f"print({line!r})\n{ECHO}", ear)
+    ear.wait_for(lambda heard: ("heard", {"first": 1}) in heard)
     child.stop()
-    assert any(what == "warning" and "The classifying process is ended" in value for what, value in ear.heard)
+    (warning,) = [value for what, value in ear.heard if what == "warning"]
+    assert warning.startswith("A message of the classifying process was lost")
+    assert "ended" not in dict(ear.heard)
+
+
+def test_a_first_message_that_orthanc_cannot_give_is_asked_for_again() -> None:
+    ear, times = Ear(), iter([RuntimeError("Orthanc's own")])
+
+    def first() -> dict[str, Any]:
+        for problem in times:
+            raise problem
+        return {"first": 1}
+
+    child = Companion([sys.executable, "-c", ECHO], Path.cwd(), first, ear)
+    ear.wait_for(lambda heard: ("heard", {"first": 1}) in heard)
+    child.stop()
+    assert ("warning", "The classifying process cannot be started (RuntimeError)") in ear.heard
 
 
 def test_one_that_cannot_start_is_tried_with_growing_pauses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import sys
 import time
 from collections import Counter
 from datetime import UTC, datetime
@@ -14,6 +16,7 @@ from pydicom import uid
 from pydicom.encaps import encapsulate
 
 from demo.phantoms import to_bytes
+from plugin import codestreams
 from plugin.analysis import NotClassified, analyse
 from plugin.classifier import Classifier
 from tests.faults import within
@@ -21,7 +24,7 @@ from tests.faults.conftest import FULL, Start
 from tests.faults.counting import wait_until_idle
 from tests.faults.images import image, images
 from tests.faults.mutations import mutations
-from tests.pacs import Pacs
+from tests.pacs import Pacs, wait_for
 
 MUTATIONS = 5000 if FULL else 100
 SEED = 20261123
@@ -113,7 +116,7 @@ BOMBS = {
     "header": (header_that_claims_gigabytes, "65535 rows"),
     "codestream": (codestream_that_claims_gigabytes, "where the header says 200"),
     "pixels": (decompression_bomb, "Given up after 2 tries: it took more memory than the limit"),
-    "deflated": (deflated_bomb, ""),
+    "deflated": (deflated_bomb, "it took more memory than the limit"),
     "nested": (deeply_nested, ""),
 }
 SMALL = {"MemoryLimit": 700, "TimeLimit": 20, "Attempts": 2}
@@ -140,6 +143,39 @@ def test_a_header_deeper_than_any_stack_is_a_sentence(classify: Classifier) -> N
     """Here without Orthanc, which does not survive it itself."""
     with pytest.raises(NotClassified, match="header cannot be read"):
         analyse(deeply_nested(5000), classify, datetime.now(UTC))
+
+
+def test_a_damaged_image_is_an_error_and_never_a_part_of_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenJPH's errors in the middle of an image were printed, and what it had until there was classified."""
+    ignored: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    whole = imagecodecs.htj2k_encode(np.random.default_rng(1).integers(0, 4096, (64, 64), np.uint16))
+    chance, refused = random.Random(SEED), []
+    for _ in range(300):
+        frame = bytearray(whole)
+        frame[chance.randrange(len(frame) - 2)] ^= 1 << chance.randrange(8)
+        try:
+            codestreams.decode(bytes(frame), uid.HTJ2KLossless, 16, 1)
+        except codestreams.UnreadablePixels as problem:
+            refused.append(str(problem))
+    assert any("ojph error" in sentence for sentence in refused)
+    assert ignored == []
+
+
+def test_a_reason_that_quotes_anything_can_be_logged(start: Start) -> None:
+    ds = image(0)
+    ds.SOPClassUID = "1.2"
+    data = to_bytes(ds)
+    element = b"\x08\x00\x16\x00UI\x04\x001.2\x00"
+    assert element in data
+    with start() as pacs:
+        pacs.wait_until_ready()
+        companion = pacs.companion().pid
+        result = pacs.result(pacs.upload(data.replace(element, b"\x08\x00\x16\x00UI\x04\x001\x00\n2")))
+        assert result["state"] == "skipped"
+        assert "SOPClassUID is 1\\x00\\n2" in wait_for(lambda: pacs.log() if "skipped" in pacs.log() else None, 5, str)
+        assert "was lost" not in pacs.log()
+        assert pacs.companion().pid == companion
 
 
 def memory(pacs: Pacs) -> dict[str, float]:
@@ -171,7 +207,10 @@ def test_spoilt_files_all_end_with_a_reason(start: Start) -> None:
         assert measured[1]["Orthanc"] < measured[0]["Orthanc"] * 1.1 + 20
         (data,) = images(1, first=999_999)
         assert pacs.result(pacs.upload(data))["state"] == "done"
-        assert "Traceback" not in pacs.log()
+        log = pacs.log()
+        assert "Traceback" not in log
+        assert "was lost" not in log
+        assert log.count("Chest X-ray: Ready") == 1  # nothing had to be started again
 
 
 def final_state(pacs: Pacs, instance: str) -> str:
