@@ -11,6 +11,8 @@ from bench import one_image, whole_system
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
+REMARKS = Path(__file__).parent / "where_the_time_goes.md"
+
 
 def machine() -> str:
     """The processor, its cores and the system, in one line."""
@@ -46,7 +48,8 @@ and also marks it as done. Same files, same weights, same Orthanc (without the p
 | | |
 |---|---|
 {system}
-"""
+
+{REMARKS.read_text()}"""
     RESULTS.write_text(text)
     print(text)
 

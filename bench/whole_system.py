@@ -22,7 +22,7 @@ from pydicom.uid import UID, CTImageStorage
 
 from demo.phantoms import radiograph, to_bytes
 from demo.serve import PLUGIN_FOLDER, PLUGINS, ROOT
-from plugin import classifier, codes, marks, weights
+from plugin import analysis, classifier, codes, marks, weights
 from tests.pacs import FINAL, Pacs, wait_for
 
 Row = tuple[str, str]
@@ -41,6 +41,7 @@ def measure() -> list[Row]:
         return [
             *_limits(),
             *_start_up(folder),
+            *_storing(folder),
             *_classifying(folder, 1024),
             *_classifying(folder, 2048),
             *_ingest(folder),
@@ -118,8 +119,29 @@ def _worker_start(repeats: int = 5) -> float:
     return statistics.median(times)
 
 
+def _storing(folder: Path, copies: int = 40) -> list[Row]:
+    """What Orthanc's own work costs for one image and for its report, which no plugin can change."""
+    classify = classifier.load(weights.prepare(weights.STAND_IN, "", ROOT / "build/models"))
+    now = datetime.now(UTC)
+    kinds = {f"a radiograph of {side}x{side}": [_drawn(seed, side) for seed in range(copies)] for side in (1024, 2048)}
+    reports = [analysis.analyse(_drawn(seed, 64), classify, now).document.data for seed in range(copies)]
+    rows = []
+    with Pacs(folder / "storing", WITHOUT_US) as pacs:
+        for what, files in {**kinds, "its report (SR)": reports}.items():
+            before = _seconds(pacs.process.pid)
+            for file in files:
+                pacs.upload(file)
+            spent = (_seconds(pacs.process.pid) - before) / copies
+            rows.append((f"Orthanc alone, without the plugin: processor time to store {what}", _ms(spent)))
+    return rows
+
+
+def _drawn(seed: int, side: int) -> bytes:
+    return to_bytes(radiograph(seed, rows=side, columns=side))
+
+
 def _classifying(folder: Path, side: int, images: int = 60, alone: int = 20) -> list[Row]:
-    files = [to_bytes(radiograph(seed, rows=side, columns=side)) for seed in range(images + alone + 1)]
+    files = [_drawn(seed, side) for seed in range(images + alone + 1)]
     with Pacs(folder / f"classifying {side}") as pacs:
         pacs.wait_until_ready()
         _latency(pacs, files.pop())
@@ -175,9 +197,12 @@ def _throughput(pacs: Pacs, files: Sequence[bytes], upload: Path) -> tuple[float
 
 def _processor(pacs: Pacs) -> dict[str, float]:
     """Seconds of processor time so far, of Orthanc, of the process beside it, and of the workers."""
-    beside, *workers = (sum(process.cpu_times()[:2]) for process in pacs.family())
-    orthanc = sum(psutil.Process(pacs.process.pid).cpu_times()[:2])
-    return {"Orthanc": orthanc, "the dispatcher": beside, "the workers": sum(workers)}
+    beside, *workers = (_seconds(process.pid) for process in pacs.family())
+    return {"Orthanc": _seconds(pacs.process.pid), "the dispatcher": beside, "the workers": sum(workers)}
+
+
+def _seconds(process: int) -> float:
+    return float(sum(psutil.Process(process).cpu_times()[:2]))
 
 
 def _memory(pacs: Pacs) -> list[Row]:
