@@ -43,7 +43,7 @@ model-repository: $(BIN)/.installed ## Write the model as Triton and MLServer re
 	@$(BIN)/python -m plugin.model_repository "$(REPOSITORY)"
 
 test: $(BIN)/.installed-test system system-test ## Run all tests, those against a real Orthanc included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-faults: $(BIN)/.installed-test system system-test ## Break things on purpose, and count; FULL=1 does all of it (an hour)
 	$(BIN)/python -m pytest tests/faults -p no:logging
