@@ -39,9 +39,15 @@ def expect_as_many_reports_as_images(pacs: Pacs, images_each: list[int]) -> None
         ) or None
 
     wait_for(settled, 20, lambda: f"{contents(pacs)}\n{pacs.log()[-3000:]}")
-    position = pacs.get("/changes?last")["Last"]
-    time.sleep(1)
-    assert pacs.get("/changes?last")["Last"] == position, "something goes on and on"
+
+    def quiet() -> bool | None:
+        """Nothing is written for a second; a loop would never let that happen."""
+        position = pacs.get("/changes?last")["Last"]
+        time.sleep(1)
+        return pacs.get("/changes?last")["Last"] == position or None
+
+    wait_for(quiet, 20, pacs.log)
+    assert settled()
 
 
 def ask(pacs: Pacs, path: str, body: dict[str, Any]) -> None:
