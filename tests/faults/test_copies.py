@@ -38,13 +38,15 @@ def expect_as_many_reports_as_images(pacs: Pacs, images_each: list[int]) -> None
             sorted(one["image"] for one in each) == images_each and all(one["image"] == one["report"] for one in each)
         ) or None
 
-    def at_rest() -> bool | None:
+    wait_for(settled, 20, lambda: f"{contents(pacs)}\n{pacs.log()[-3000:]}")
+
+    def quiet() -> bool | None:
+        """Nothing is written for a second; a loop would never let that happen."""
         position = pacs.get("/changes?last")["Last"]
         time.sleep(1)
         return pacs.get("/changes?last")["Last"] == position or None
 
-    wait_for(settled, 20, lambda: f"{contents(pacs)}\n{pacs.log()[-3000:]}")
-    wait_for(at_rest, 20, lambda: "something goes on and on")
+    wait_for(quiet, 20, pacs.log)
     assert settled()
 
 
