@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from bench.__main__ import machine
+from bench.whole_system import WITHOUT_US
 from tests.faults.counting import expect_one_report_each, wait_until_idle
 from tests.faults.images import SIDE, images
 from tests.pacs import Pacs
@@ -30,6 +31,7 @@ class Sample:
 
     images: int
     orthanc: int
+    orthanc_without_plugin: int
     companion: int
     workers: int
     files: int
@@ -38,13 +40,14 @@ class Sample:
     log_bytes_per_image: int
 
 
-def measure(pacs: Pacs, count: int, logged: int) -> Sample:
+def measure(pacs: Pacs, plain: Pacs, count: int, logged: int) -> Sample:
     """Orthanc and all that it started; the log's bytes since `logged`, for each image of this step."""
     orthanc, family = psutil.Process(pacs.process.pid), pacs.family()
     everybody = [orthanc, *family]
     return Sample(
         images=count,
         orthanc=_megabytes(orthanc),
+        orthanc_without_plugin=_megabytes(psutil.Process(plain.process.pid)),
         companion=_megabytes(pacs.companion()),
         workers=sum(map(_megabytes, pacs.workers())),
         files=sum(one.num_fds() for one in everybody),
@@ -59,15 +62,27 @@ def _megabytes(process: psutil.Process) -> int:
 
 
 def soak(tell: Callable[[Sample], None]) -> None:
-    """Upload, wait, measure, over and over; at the end every image has exactly one report."""
-    with tempfile.TemporaryDirectory() as folder, Pacs(Path(folder)) as pacs, ThreadPoolExecutor(2) as uploaders:
+    """Upload, wait, measure, over and over; at the end every image has exactly one report.
+
+    An Orthanc without the plugin gets the same images and the reports on them from us, to tell what it keeps by itself.
+    """
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Pacs(Path(folder) / "with") as pacs,
+        Pacs(Path(folder) / "without", WITHOUT_US) as plain,
+        ThreadPoolExecutor(2) as uploaders,
+    ):
         pacs.wait_until_ready()
         files = images(IMAGES)
         for step in range(1, STEPS + 1):
             logged, count = len(pacs.log()), step * IMAGES // STEPS
-            list(uploaders.map(pacs.upload, islice(files, IMAGES // STEPS)))
+            batch = list(islice(files, IMAGES // STEPS))
+            instances = list(uploaders.map(pacs.upload, batch))
             wait_until_idle(pacs, count, 1200)
-            tell(measure(pacs, count, logged))
+            for file, instance in zip(batch, instances, strict=True):
+                plain.upload(file)
+                plain.upload(pacs.file(pacs.result(instance)["sr"]["instance"]))
+            tell(measure(pacs, plain, count, logged))
         expect_one_report_each(pacs, IMAGES)
 
 

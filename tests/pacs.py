@@ -171,10 +171,13 @@ class Pacs:
 
         return wait_for(final, seconds, self.log)
 
+    def file(self, instance: str) -> bytes:
+        """The DICOM file, read back from Orthanc."""
+        return self.session.get(f"{self.url}/instances/{instance}/file", timeout=30).content
+
     def report(self, result: dict[str, Any]) -> pydicom.Dataset:
         """The SR that a result names, read back from Orthanc."""
-        answer = self.session.get(f"{self.url}/instances/{result['sr']['instance']}/file", timeout=30)
-        return pydicom.dcmread(BytesIO(answer.content))
+        return pydicom.dcmread(BytesIO(self.file(result["sr"]["instance"])))
 
     def reports_beside(self, instance: str) -> list[str]:
         """The Orthanc ids of all SR instances in this instance's study."""
