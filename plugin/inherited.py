@@ -57,6 +57,8 @@ VALID: Final = {
     "PatientIdentityRemoved": "YES|NO",
     "QualityControlSubject": "YES|NO",
     "TypeOfPatientID": "TEXT|RFID|BARCODE",
+    "PatientSize": r".*[1-9].*",  # 0 stands for unknown
+    "PatientWeight": r".*[1-9].*",
     "TimezoneOffsetFromUTC": r"[+-](0\d|1[0-4])[0-5]\d",
 }
 """What the standard demands of these beyond their value representation."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
+import re
 import sys
 import time
 from collections import Counter
 from datetime import UTC, datetime
+from pathlib import Path
 
 import imagecodecs
 import numpy as np
 import psutil
+import pydicom
+import pydicom.data
 import pytest
 from pydicom import uid
 from pydicom.encaps import encapsulate
@@ -176,6 +180,39 @@ def test_a_reason_that_quotes_anything_can_be_logged(start: Start) -> None:
         assert "SOPClassUID is 1\\x00\\n2" in wait_for(lambda: pacs.log() if "skipped" in pacs.log() else None, 5, str)
         assert "was lost" not in pacs.log()
         assert pacs.companion().pid == companion
+
+
+MODALITY = re.compile(rb"(\x08\0\x60\0(?:CS\x02\0|\x02\0\0\0)|\0\x08\0\x60(?:CS\0\x02|\0\0\0\x02))..", re.DOTALL)
+"""The element and its two characters, in either byte order."""
+
+
+def as_cr(data: bytes) -> bytes:
+    """Modality CR, and the SOP class too where it was CT or MR."""
+    return re.sub(rb"(1\.2\.840\.10008\.5\.1\.4\.1\.1\.)[24]\0", rb"\g<1>1\0", MODALITY.sub(rb"\1CR", data))
+
+
+def test_the_files_that_pydicom_ships_all_end_with_a_reason(start: Start) -> None:
+    """Malformed, truncated, colour, multi-frame and no images at all, as CR."""
+    folder = Path(pydicom.data.__file__).parent / "test_files"
+    files = {path.name: as_cr(path.read_bytes()) for path in folder.glob("*.dcm")}
+    assert len(files) > 50
+    with start() as pacs:
+        pacs.wait_until_ready()
+        states: dict[str, str] = {}
+        for name, data in files.items():
+            answer = pacs.session.post(f"{pacs.url}/instances", data=data, timeout=60)
+            result = pacs.result(answer.json()["ID"]) if answer.ok else {"state": "refused by Orthanc"}
+            states[name] = result["state"]
+            if states[name] == "done":
+                assert result["sr"]["instance"] in pacs.reports_beside(result["instance"])
+            elif answer.ok:
+                assert len(result["reason"]) > 10
+        print(states)
+        assert states["MR_small.dcm"] == "done"
+        assert states["JPEG2000.dcm"] == "done"
+        assert states["SC_rgb_rle.dcm"] == "skipped"
+        assert pacs.get("/chest-xray/status")["ready"]
+        assert "Traceback" not in pacs.log()
 
 
 def memory(pacs: Pacs) -> dict[str, float]:
