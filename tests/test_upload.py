@@ -700,7 +700,12 @@ def test_ctrl_c_ends_it_at_once_even_while_orthanc_does_not_answer(tmp_path: Pat
 
     with plugin({}, Stalling) as url:
         command = [sys.executable, str(ROOT / "upload.py"), str(tmp_path), "--url", url]
-        running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        running = subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # where the tests run in the background
+        )
         assert stalled.wait(20)
         began = time.monotonic()
         running.send_signal(signal.SIGINT)
