@@ -45,7 +45,7 @@ def test_a_full_disk_is_waited_for_with_growing_pauses(start: Start, tmp_path: P
         print([line for line in pacs.log().splitlines() if "tried again" in line])
 
 
-@pytest.mark.parametrize("method", ["version", "file", "store", "reports", "mark"])
+@pytest.mark.parametrize("method", ["version", "file", "store", "documents", "mark"])
 def test_an_image_that_is_deleted_meanwhile_leaves_no_trace(start: Start, tmp_path: Path, method: str) -> None:
     hold = Hold(tmp_path, method)
     with start({"ChestXRay": {"Workers": 1}}, **hold.environ) as pacs:
