@@ -62,8 +62,8 @@ def main() -> int:
         try:
             wait_until_up(url, account, orthanc)
             status = upload(url, environ)
-            print(f"\nThe results: {url}/chest-xray/   (account {account.user})", flush=True)
             if not environ.get("ONCE"):
+                print(f"\nThe results: {url}/chest-xray/   (account {account.user})", flush=True)
                 print("Serving until Ctrl-C.", flush=True)
                 orthanc.wait()
         except CannotServe as sentence:

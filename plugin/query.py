@@ -18,6 +18,7 @@ from plugin.worklist import SCHEMA, folded
 
 STATES = ("pending", "done", "skipped", "failed")
 SORTS = ("newest", "suspicious")
+PARAMETERS = ("state", "finding", "from", "to", "patient", "study", "series", "sort", "limit", "offset", "format")
 MOST = 500  # rows of one page
 PRESENT = 0.5  # report.OPERATING_POINT, which is too heavy to be imported here
 
@@ -49,7 +50,9 @@ class Query:
 
     @classmethod
     def read(cls, wish: Mapping[str, str], most: int = MOST, **defaults: Any) -> Self:
-        """From a request's parameters; those that it does not know are left alone. :raises BadQuery:"""
+        """From a request's parameters. :raises BadQuery: also if one is unknown: misspelt, it would mean all images."""
+        if unknown := sorted(wish.keys() - set(PARAMETERS)):
+            raise BadQuery(f"There is no parameter {unknown[0]!r}; there are {', '.join(PARAMETERS)}")
         wish = {name: _decoded(value) for name, value in wish.items()}
         values = defaults | {name: wish[name] for name in ("finding", "patient", "study", "series") if name in wish}
         for name, allowed in (("state", STATES), ("sort", SORTS)):
@@ -78,9 +81,9 @@ class Query:
                 values.append(value)
         if self.with_mark:
             conditions.append("images.state != 'pending'")
-        if self.patient:
+        for word in folded(self.patient).split():
             conditions.append("instr(images.sought, ?)")
-            values.append(folded(self.patient))
+            values.append(word)
         if self.first or self.last:
             conditions.append("images.StudyDate BETWEEN ? AND ?")
             values += [self.first or "0", self.last or "9"]

@@ -44,7 +44,7 @@ def page(identity: Dataset, report: Report, picture: npt.NDArray[np.uint8], crea
     _line(pdf, DISCLAIMER, 9, bold=True)
     for keyword, name in IDENTITY.items():
         if text := str(identity.get(keyword) or ""):
-            _line(pdf, f"{name}: {_date(text) if keyword.endswith('Date') else text.replace('^', ' ')}")
+            _line(pdf, f"{name}: {_date(text) if keyword.endswith('Date') else _shown(text, keyword == 'PatientName')}")
     _line(pdf, f"Image: SOPInstanceUID {report.image.SOPInstanceUID} {report.image.ViewPosition}")
     model = report.model
     _line(pdf, f"Model: {model.name} {model.version}, {model.weights} weights, SHA-256 {model.weights_sha256}")
@@ -75,6 +75,15 @@ def _scores(pdf: FPDF, report: Report) -> None:
             for label, score in ranked[number::half]:
                 for cell in (label.replace("_", " "), f"{score:.4f}", "yes" if report.present(label) else "no"):
                     row.cell(_printable(cell))
+
+
+def _shown(text: str, in_groups: bool) -> str:
+    """Whole or not at all: two names that differ must not look alike. Of a name, its first group in Latin letters."""
+    for group in text.split("=") if in_groups else [text]:
+        words = group.replace("^", " ").strip()
+        if words and _printable(words) == words:
+            return words
+    return "not in Latin letters; it stands in this file's DICOM attributes"
 
 
 def _date(text: str) -> str:

@@ -14,6 +14,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
+import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from plugin.archive import Instance, Place
 
 PREFIX = "chest-xray-worklist-"
+SPACES = str.maketrans(dict.fromkeys("^=,+", " "))
+"""What parts a person's name, in DICOM, on a page and in an address."""
 
 SCHEMA = """
 CREATE TABLE images (
@@ -157,8 +160,9 @@ class Worklist:
 
 
 def folded(text: str) -> str:
-    """As it is compared with what somebody looks for: without case, and a space for what stands for one."""
-    return text.casefold().replace("^", " ").replace("+", " ")
+    """As it is compared with what somebody looks for: without case and accents, and a space for what stands for one."""
+    plain = "".join(one for one in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(one))
+    return plain.translate(SPACES)
 
 
 def _checked(mark: dict[str, Any]) -> dict[str, Any]:

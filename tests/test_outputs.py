@@ -18,7 +18,7 @@ from jsonschema import Draft202012Validator
 
 from demo.phantoms import radiograph, to_bytes
 from demo.serve import ROOT
-from plugin import analysis, eligibility, outputs, pixels, sr, summary_image
+from plugin import analysis, eligibility, outputs, pixels, sr, summary_image, summary_pdf
 from plugin.activation import ActivationMaps
 from plugin.classifier import Classifier
 from plugin.inherited import CannotReport
@@ -247,3 +247,16 @@ def test_in_orthanc_they_stand_beside_the_sr_once_whatever_happens(pacs: Pacs) -
     assert renewed["sr"] != result["sr"]
     assert series()["OT"] == [renewed["outputs"][0]["instance"]] != stored["OT"]
     assert series()["DOC"] == [renewed["outputs"][1]["instance"]] != stored["DOC"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("Araújo^João", "Araújo João"),
+        ("Yamada^Tarou=山田^太郎", "Yamada Tarou"),
+        ("=山田^太郎", "not in Latin letters"),
+        ("Dvořák^Łukasz", "not in Latin letters"),
+    ],
+)
+def test_a_name_stands_on_the_page_whole_or_not_at_all(name: str, shown: str) -> None:
+    assert summary_pdf._shown(name, in_groups=True).startswith(shown)

@@ -147,7 +147,8 @@ def test_most_suspicious_first_by_any_finding_or_by_a_chosen_one(listed: Listed)
         ({"study": "other"}, ["b"]),
         ({"series": "series of a"}, ["a"]),
         ({"study": "other", "state": "done"}, []),
-        ({"unknown": "x", "state": ""}, ["b", "a", "no date"]),
+        ({"state": ""}, ["b", "a", "no date"]),
+        ({"patient": "Anna, Muller"}, ["b"]),
     ],
 )
 def test_filters(listed: Listed, wish: dict[str, str], expected: list[str]) -> None:
@@ -164,6 +165,11 @@ def test_filters(listed: Listed, wish: dict[str, str], expected: list[str]) -> N
         ({"state": "ready"}, "state is 'ready'; it must be one of pending, done, skipped, failed"),
         ({"sort": "worst"}, "sort is 'worst'; it must be one of newest, suspicious"),
         ({"from": "yesterday"}, "from is 'yesterday'; it must be a date, as 2026-01-31"),
+        (
+            {"fidning": "Mass"},
+            "There is no parameter 'fidning'; there are state, finding, from, to, patient, study, series, sort, limit, "
+            "offset, format",
+        ),
         ({"limit": "501"}, "limit is '501'; it must be a whole number from 0 to 500"),
         ({"offset": "-1"}, "offset is '-1'"),
         ({"finding": "Flu"}, "finding is 'Flu'; it must be one of Mass"),
