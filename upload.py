@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 try:
     import pydicom
@@ -97,7 +97,8 @@ COLUMNS += ["model_name", "model_version", "model_weights", "model_weights_sha25
 STDIN = Path("-")
 DICOM, DICOMDIR, ZIP, TAR, PACKED, NOT_DICOM = "DICOM", "DICOMDIR", "ZIP", "tar", "packed", "not DICOM"
 NEW, KNOWN, REPLACED, OTHER, REFUSED = "new", "already there", "replaced", "other content", "refused"
-FILES = (NEW, KNOWN, REPLACED, OTHER, REFUSED, NOT_DICOM, DICOMDIR)  # what becomes of a file
+HELD = (NEW, KNOWN, REPLACED, OTHER)  # of these Orthanc has an image
+FILES = (*HELD, REFUSED, NOT_DICOM, DICOMDIR)  # what becomes of a file
 IMAGES = ("done", "failed", "pending", "skipped", "not a radiograph")  # and of an image
 ALWAYS_SAID = (NEW, KNOWN, REFUSED, NOT_DICOM, "done")
 COLOURS = dict.fromkeys((REFUSED, "failed"), "red") | dict.fromkeys((REPLACED, OTHER, "pending"), "yellow")
@@ -156,9 +157,11 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """See EPILOG."""
-        counts = {name.lower().replace(" ", "_"): self.counts[name] for name in ("bytes", "files", *FILES, *IMAGES)}
-        results = {name: counts.pop(name) for name in list(counts)[-len(IMAGES) :]}
-        return {**counts, "problems": self.problems, "results": results}
+
+        def counts(names: Iterable[str]) -> dict[str, int]:
+            return {name.lower().replace(" ", "_"): self.counts[name] for name in names}
+
+        return counts(("bytes", "files", *FILES)) | {"problems": self.problems, "results": counts(IMAGES)}
 
 
 class Server(NamedTuple):
@@ -305,14 +308,14 @@ def connection_pool(account: tuple[str, str] | None, connections: int, proxy: st
         settings["headers"] = urllib3.make_headers(basic_auth=":".join(account).encode().decode("latin-1"))
     if not proxy:
         return urllib3.PoolManager(**settings)
-    who = urllib3.make_headers(proxy_basic_auth=urllib3.util.parse_url(proxy).auth)
+    who = urllib3.make_headers(proxy_basic_auth=unquote(urllib3.util.parse_url(proxy).auth or ""))
     return urllib3.ProxyManager(proxy, proxy_headers=who, **settings)
 
 
 def prepare_results(server: Server, folder: Path, report: Report) -> None:
     """Raises Stop, before anything is sent, if there can be no results."""
     response = server.ask("/chest-xray/status")
-    if response.status != 200:
+    if response.status >= 400:
         raise Stop(f"{server.url} has no chest X-ray plugin (HTTP {response.status}): go without --results")
     status = json_object(response.data)
     if not status.get("ready", True):
@@ -505,7 +508,7 @@ def looked_up(server: Server, items: Iterator[Item]) -> Iterator[Item]:
         ids = [item.instance for item in group if item.instance]
         answer = server.ask("/tools/bulk-content", "POST", {"Resources": ids, "Level": "Instance"}) if ids else None
         # An old Orthanc does not know this, and not everybody may ask it: then all are sent.
-        known = {row["ID"] for row in answer.json()} if answer and answer.status == 200 else ()
+        known = {row["ID"] for row in answer.json()} if answer and answer.status < 400 else ()
         for item in group:
             item.known = item.instance in known
             yield item
@@ -523,10 +526,9 @@ def send_all(server: Server, options: argparse.Namespace, report: Report) -> dic
         for item in concurrently(work, looked_up(server, contents(options)), options.connections):
             report.add(item)
             counts.update(files=1, bytes=item.size)
-            bar.update(
-                task, completed=counts["files"], total=total and max(total, counts["files"]), bytes=counts["bytes"]
-            )
-            if item.instance and (item.status == REPLACED or item.instance not in stored):
+            done = counts["files"]
+            bar.update(task, completed=done, total=total and max(total, done), bytes=counts["bytes"])
+            if options.results and item.status in HELD and (item.status == REPLACED or item.instance not in stored):
                 stored[item.instance] = item
     files = f"{counts['files']} {'file' if counts['files'] == 1 else 'files'}: {report.summary(FILES)}"
     report.say(f"Nothing was sent. Of {files}" if options.dry_run else files)
@@ -553,7 +555,7 @@ def send(server: Server, dry_run: bool, seen: dict[str, str], locks: Sequence[An
         if item.status in (OTHER, REPLACED):
             said = "Orthanc keeps" if item.status == OTHER else "it took the place of"
             item.reason = f"{said} another file with the same identifiers" + (before and f": {before}")
-        if item.status in (NEW, KNOWN, REPLACED):
+        if item.status in (NEW, KNOWN, REPLACED) and not dry_run:
             seen[item.instance] = item.name
     item.body = None
     if dry_run or item.status in (KNOWN, REFUSED):
@@ -563,9 +565,9 @@ def send(server: Server, dry_run: bool, seen: dict[str, str], locks: Sequence[An
 
 def post(server: Server, item: Item, other: bool) -> tuple[str, str]:
     """POST one file; `other` if Orthanc has this image with other content. Returns its status and the reason."""
-    headers = {**server.pool.headers, "Content-Length": str(item.size)}
+    headers, url = {**server.pool.headers, "Content-Length": str(item.size)}, f"{server.url}/instances"
     try:
-        response = server.pool.request("POST", f"{server.url}/instances", body=item.body, headers=headers)
+        response = server.pool.request("POST", url, body=item.body, headers=headers, redirect=False)
     except urllib3.exceptions.HTTPError as problem:
         server.ask("/system")  # is it this file alone, or Orthanc?
         return REFUSED, f"no answer to it after {TRIES} tries: {cause(problem)}"
@@ -587,7 +589,7 @@ def same(server: Server, item: Item) -> bool:
     item.body.seek(0)
     digest = hashlib.file_digest(item.body, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
     item.body.seek(0)
-    return answer.status != 200 or answer.data.decode() in ("", digest)
+    return answer.status >= 400 or answer.data.decode() in ("", digest)
 
 
 # Results
@@ -623,7 +625,7 @@ def result(server: Server, report: Report, patience: float, item: Item) -> Item:
             break
         time.sleep(pause)
     item.status, item.reason = answer.get("state", ""), answer.get("reason", "")
-    if response.status != 200 or not item.status:
+    if response.status >= 400 or not item.status:
         item.status, item.reason = "failed", why(response)
     elif item.status != "pending":
         report.last_result = time.monotonic()

@@ -23,7 +23,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         server = upload.connect(options.url, upload.credentials(options, os.environ), connections=1)
         answer = _ask(server, options)
-        if answer.status != 200:
+        if answer.status >= 400:
             raise upload.Stop(upload.json_object(answer.data).get("error") or f"HTTP {answer.status}")
         if not options.stop:
             _watch(server)
