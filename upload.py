@@ -3,7 +3,7 @@
 
     python upload.py PATH... [--results DIR]
 
-The way of a file is the order below: `contents` finds it, also in archives; `ask` learns for a hundred at once which
+The way of a file is the order below: `contents` finds it, also in archives; `looked_up` learns for some at once which
 of them Orthanc has; `send` posts the others over a few lasting connections; `collect_all` waits for the results. Each
 takes from the one before only what it needs next, however many there are.
 """
@@ -29,23 +29,20 @@ import zipfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 try:
     import pydicom
-    import requests
+    import urllib3  # what requests is built on, and all that sending needs
     from pydicom.filereader import read_partial
-    from requests.adapters import HTTPAdapter, Retry
-    from requests.auth import HTTPBasicAuth
-    from requests.utils import get_netrc_auth
+    from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, get_netrc_auth, select_proxy
     from rich import progress as bars
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 except ModuleNotFoundError as missing:
     if __name__ != "__main__":
         raise
@@ -81,7 +78,8 @@ could be done: a wrong option, a wrong password, or no Orthanc at the address; 1
 """
 
 TRIES, BACKOFF = 6, 0.1  # seconds between tries, doubled each time
-SECONDS = (10, 120)  # to wait for a connection and for an answer
+SECONDS = urllib3.Timeout(connect=10, read=120)
+AT_ONCE = 25  # files that one question to Orthanc concerns
 HEADER = 512  # so many bytes tell what a file is
 MEDIA_STORAGE_DIRECTORY = b"\2\0\2\0UI\x14\x001.2.840.10008.1.3.10"
 PACKERS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz; zstd from Python 3.14 on
@@ -89,28 +87,22 @@ LARGEST_MEMBER = 1 << 30  # bytes that a member of an archive may unpack to: far
 RATIO = 1000  # times its own size (and LARGEST_MEMBER) may an archive with all that is in it unpack to, against bombs
 DEPTH = 3  # archives inside of each other
 IN_MEMORY = 1 << 20  # bytes; larger members of archives wait on the disk
-GROUP = (100, 32 << 20)  # files, or bytes, that one question to Orthanc concerns
 ROWS_SHOWN = 50
 MODALITIES = ("CR", "DX")
-LAST_OF_IDENTITY = 0x0020000E
 IDENTITY = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")  # what Orthanc's ids are made of
-CSV_ANSWER = ("state", "reason", "instance", "created", "warnings")
-CSV_IMAGE = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "StudyDate", "ViewPosition")
-CSV_MODEL = ("name", "version", "weights", "weights_sha256")
+LAST_OF_IDENTITY = 0x0020000E
+COLUMNS = ["state", "reason", "instance", "created", "warnings", *IDENTITY, "StudyDate", "ViewPosition"]
+COLUMNS += ["model_name", "model_version", "model_weights", "model_weights_sha256"]
 
 STDIN = Path("-")
 DICOM, DICOMDIR, ZIP, TAR, PACKED, NOT_DICOM = "DICOM", "DICOMDIR", "ZIP", "tar", "packed", "not DICOM"
 NEW, KNOWN, REPLACED, OTHER, REFUSED = "new", "already there", "replaced", "other content", "refused"
-STATUSES = (NEW, KNOWN, REPLACED, OTHER, REFUSED, NOT_DICOM, DICOMDIR)
-ALWAYS_SAID = (NEW, KNOWN, REFUSED, NOT_DICOM)
-STATES = ("done", "failed", "pending", "skipped", "not a radiograph")
+HELD = (NEW, KNOWN, REPLACED, OTHER)  # of these Orthanc has an image
+FILES = (*HELD, REFUSED, NOT_DICOM, DICOMDIR)  # what becomes of a file
+IMAGES = ("done", "failed", "pending", "skipped", "not a radiograph")  # and of an image
+ALWAYS_SAID = (NEW, KNOWN, REFUSED, NOT_DICOM, "done")
 COLOURS = dict.fromkeys((REFUSED, "failed"), "red") | dict.fromkeys((REPLACED, OTHER, "pending"), "yellow")
 COLOURS |= dict.fromkeys((NOT_DICOM, "skipped"), "dim")  # what is worth a line, and in which colour
-
-T = TypeVar("T")
-R = TypeVar("R")
-More = Callable[[int], None]
-"""Learns how many files there are besides those on the disk."""
 
 
 class Stop(Exception):
@@ -122,7 +114,8 @@ class Item:
     """A file on its way, what is known of the image in it, and what became of it.
 
     `status` is empty while it is to be sent; `body` is the open file then, and `size` counts the bytes that are sent.
-    `instance` is the Orthanc id, empty where it cannot be known; `known` if Orthanc has that already.
+    `instance` is the Orthanc id, empty where it cannot be known; `known` if Orthanc has that already. `answer` is the
+    plugin's, as it came.
     """
 
     name: str
@@ -134,64 +127,55 @@ class Item:
     SOPInstanceUID: str = ""
     Modality: str = ""
     known: bool = False
-    answer: Mapping[str, Any] = field(default_factory=dict)
+    answer: bytes = b""
 
 
 @dataclass(slots=True)
-class Tally:
-    """What became of everything; `stored` are the images that Orthanc has now, by their ids."""
+class Report:
+    """What became of everything: said to people on the way, and to programs at the end."""
 
-    files: Counter[str] = field(default_factory=Counter)
-    images: Counter[str] = field(default_factory=Counter)
-    bytes: int = 0
-    problems: list[Item] = field(default_factory=list)
-    stored: dict[str, Item] = field(default_factory=dict)
+    console: Console
+    counts: Counter[str] = field(default_factory=Counter)
+    problems: list[dict[str, str]] = field(default_factory=list)
     last_result: float = 0
 
-    def problem(self, item: Item, console: Console) -> None:
-        """Remember it, and say it in one line."""
-        self.problems.append(item)
-        say(console, f"{item.status}: {item.name}" + (f": {item.reason}" if item.reason else ""), item.status)
+    def add(self, item: Item) -> None:
+        """Count it, and say it in one line if it is a problem."""
+        self.counts[item.status] += 1
+        if item.status in COLOURS:
+            self.problems.append({"name": item.name, "status": item.status, "reason": item.reason})
+            self.say(": ".join(filter(None, (item.status, item.name, item.reason))), COLOURS[item.status])
+
+    def say(self, line: str, colour: str | None = None) -> None:
+        """Print a line as it is, however long, above a bar that may be there."""
+        self.console.out(printable(line), style=colour)
+
+    def summary(self, statuses: Iterable[str]) -> str:
+        """How many became what."""
+        said = (each for each in statuses if self.counts[each] or each in ALWAYS_SAID)
+        return ", ".join(f"{self.counts[each]} {each}" for each in said)
 
     def as_json(self) -> dict[str, Any]:
         """See EPILOG."""
-        return {
-            "bytes": self.bytes,
-            "files": self.files.total(),
-            **{status.lower().replace(" ", "_"): self.files[status] for status in STATUSES},
-            "problems": [{"name": one.name, "status": one.status, "reason": one.reason} for one in self.problems],
-            "results": {state.replace(" ", "_"): self.images[state] for state in STATES},
-        }
+
+        def counts(names: Iterable[str]) -> dict[str, int]:
+            return {name.lower().replace(" ", "_"): self.counts[name] for name in names}
+
+        return counts(("bytes", "files", *FILES)) | {"problems": self.problems, "results": counts(IMAGES)}
 
 
 class Server(NamedTuple):
     """An Orthanc, at an address without a slash at its end."""
 
     url: str
-    session: requests.Session
+    pool: urllib3.PoolManager
 
-    def get(self, path: str, query: object = None) -> requests.Response:
+    def ask(self, path: str, method: str = "GET", query: object = None) -> urllib3.BaseHTTPResponse:
         """The answer, to a query in JSON if there is one. Raises Stop if there is none after `TRIES` tries."""
         try:
-            return self.post(path, io.BytesIO(json.dumps(query).encode())) if query else self.ask("GET", path)
-        except requests.RequestException as problem:
+            return self.pool.request(method, self.url + path, json=query, redirect=False)
+        except urllib3.exceptions.HTTPError as problem:
             raise Stop(f"no answer from {self.url}: {cause(problem)}") from None
-
-    def post(self, path: str, body: BinaryIO) -> requests.Response:
-        """Raises requests.RequestException if there is no answer after `TRIES` tries."""
-        return self.ask("POST", path, body)
-
-    def ask(self, method: str, path: str, body: BinaryIO | None = None) -> requests.Response:
-        """Again if the answer was cut off in its middle, which the session's own retries do not see."""
-        for left in reversed(range(TRIES)):
-            try:
-                return self.session.request(method, self.url + path, data=body, timeout=SECONDS, allow_redirects=False)
-            except requests.exceptions.ChunkedEncodingError:
-                if not left:
-                    raise
-                if body:
-                    body.seek(0)
-        raise AssertionError("the last try returns or raises")
 
 
 # The command
@@ -203,49 +187,37 @@ def main(args: Sequence[str] | None = None) -> int:
     options = parser.parse_args(args)
     if not options.paths and not options.files_from:
         parser.error("name a PATH, or - for standard input")
-    if options.dry_run:
-        options.results = None
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, stderr=options.json)
-    began, tally, status = time.monotonic(), Tally(), 0
-    summary: dict[str, Any] = {"url": options.url}
+    results = None if options.dry_run else options.results
+    width = None if sys.stdout.isatty() else 160
+    report = Report(Console(width=width, highlight=False, markup=False, emoji=False, stderr=options.json))
+    began, summary = time.monotonic(), {"url": options.url}
     try:
         server = connect(options.url, credentials(options, os.environ), options.connections)
-        if options.results:
-            prepare_results(server, options.results)
-        send_all(server, options, console, tally)
-        if options.results:
-            collect_all(server, options, console, tally)
-        if tally.files[REFUSED] or tally.images["failed"] or tally.images["pending"]:
-            status = 1
-        summary |= {"dry_run": options.dry_run, "seconds": round(time.monotonic() - began, 2), **tally.as_json()}
+        if results:
+            prepare_results(server, results, report)
+        stored = send_all(server, options, report)
+        if results:
+            collect_all(server, options, report, stored)
+        summary |= {"dry_run": options.dry_run, "seconds": round(time.monotonic() - began, 2), **report.as_json()}
     except (Stop, OSError) as sentence:  # OSError: the results cannot be written
         print(f"upload.py: {sentence}", file=sys.stderr)
-        status = 2
         summary["error"] = str(sentence)
     except KeyboardInterrupt:
         print("upload.py: stopped; run it again: what Orthanc has is not sent again", file=sys.stderr)
         return 130
     if options.json:
         print(json.dumps(summary, indent=2))
-    return status
+    return 2 if "error" in summary else int(any(report.counts[each] for each in (REFUSED, "failed", "pending")))
 
 
 def arguments(env: Mapping[str, str]) -> argparse.ArgumentParser:
     """The options and their help."""
-    parser = argparse.ArgumentParser(
-        prog="upload.py",
-        description="Send DICOM files to Orthanc, and fetch what the chest X-ray plugin says of them.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
+    about = "Send DICOM files to Orthanc, and fetch what the chest X-ray plugin says of them."
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("upload.py", description=about, epilog=EPILOG, formatter_class=layout)
+    add, listed = parser.add_argument, "send what FILE, or -, lists: a path a line, or find -print0"
     add("paths", nargs="*", type=existing, metavar="PATH", help="what to send, see below")
-    add(
-        "--files-from",
-        type=existing,
-        metavar="FILE",
-        help="send what FILE, or -, lists: a path a line, or find -print0",
-    )
+    add("--files-from", type=existing, metavar="FILE", help=listed)
     add("-n", "--dry-run", action="store_true", help="send nothing, and say what would be sent")
     add_server(parser, env)
     add("--results", type=Path, metavar="DIR", help="wait for the scores; a JSON file per image, and results.csv")
@@ -260,7 +232,7 @@ def add_server(parser: argparse.ArgumentParser, env: Mapping[str, str]) -> None:
     add, url = parser.add_argument, env.get("ORTHANC_URL") or "http://localhost:8042"
     add("--url", default=url, help="Orthanc's address (else ORTHANC_URL; now %(default)s)")
     add("--user", default=env.get("CHEST_XRAY_USER"), help="the account in Orthanc (else CHEST_XRAY_USER)")
-    add("--password-file", type=existing, metavar="FILE", help="a file that holds the password")
+    add("--password-file", type=Path, metavar="FILE", help="a file that holds the password")
 
 
 def existing(text: str) -> Path:
@@ -309,146 +281,95 @@ def connect(url: str, account: tuple[str, str] | None, connections: int) -> Serv
     local = parts.hostname in ("localhost", "127.0.0.1", "::1")
     if account and parts.scheme == "http" and not local:
         print(f"upload.py: warning: the password goes to {parts.hostname} unencrypted; use https", file=sys.stderr)
-    session = requests.Session()
-    # A proxy for the Internet does not reach this machine's own servers. (~/.netrc was read before.)
-    session.trust_env = not local
-    session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
-    # As bytes: requests would write text as Latin-1, and Orthanc reads UTF-8.
-    session.auth = HTTPBasicAuth(*(text.encode() for text in account)) if account else None
-    # Orthanc closes connections that are idle for a second, perhaps just as a request sets out on one. Every request
-    # may be sent again, POST /instances too: Orthanc finds the second copy to be stored already.
-    retry = Retry(
-        TRIES - 1,
-        backoff_factor=BACKOFF,
-        allowed_methods=None,
-        status_forcelist=(502, 503, 504),
-        raise_on_status=False,
-    )
-    adapter = HTTPAdapter(pool_maxsize=connections, pool_block=True, max_retries=retry)
-    session.mount("http://", adapter)
-    session.mount("https://", adapter)
-    server = Server(url.rstrip("/"), session)
-    check(server, account)
+    # A proxy for the Internet does not reach this machine's own servers.
+    proxy = None if local else select_proxy(url, get_environ_proxies(url))
+    server = Server(url.rstrip("/"), connection_pool(account, connections, proxy))
+    response = server.ask("/system")
+    if response.status == 401 and account:
+        raise Stop(f"{server.url} does not accept this password of {account[0]}")
+    if response.status == 401:
+        raise Stop(f"{server.url} wants an account: give --user, and CHEST_XRAY_PASSWORD or --password-file")
+    if elsewhere := response.get_redirect_location():
+        raise Stop(f"{server.url} points elsewhere, to {elsewhere}: give that address")
+    if "DicomAet" not in json_object(response.data):
+        raise Stop(f"{server.url} does not answer as Orthanc does (HTTP {response.status})")
     return server
 
 
-def check(server: Server, account: tuple[str, str] | None) -> None:
-    """Raises Stop unless an Orthanc answers and accepts the account."""
-    response = server.get("/system")
-    if response.status_code == 401 and account:
-        raise Stop(f"{server.url} does not accept this password of {account[0]}")
-    if response.status_code == 401:
-        raise Stop(f"{server.url} wants an account: give --user, and CHEST_XRAY_PASSWORD or --password-file")
-    if response.is_redirect:
-        raise Stop(f"{server.url} points elsewhere, to {response.headers['Location']}: give that address")
-    if "DicomAet" not in json_object(response.content):
-        raise Stop(f"{server.url} does not answer as Orthanc does (HTTP {response.status_code})")
+def connection_pool(account: tuple[str, str] | None, connections: int, proxy: str | None) -> urllib3.PoolManager:
+    """Lasting connections, so many at the most."""
+    # Orthanc closes connections that are idle for a second, perhaps just as a request sets out on one. Every request
+    # may be sent again, POST /instances too: Orthanc finds the second copy to be stored already.
+    retries = urllib3.Retry(TRIES - 1, backoff_factor=BACKOFF, allowed_methods=None, status_forcelist=(502, 503, 504))
+    retries.raise_on_status = False
+    settings: dict[str, Any] = {"maxsize": connections, "block": True, "retries": retries, "timeout": SECONDS}
+    settings["ca_certs"] = os.environ.get("REQUESTS_CA_BUNDLE") or DEFAULT_CA_BUNDLE_PATH
+    if account:  # Orthanc reads UTF-8, and urllib3 writes Latin-1
+        settings["headers"] = urllib3.make_headers(basic_auth=":".join(account).encode().decode("latin-1"))
+    if not proxy:
+        return urllib3.PoolManager(**settings)
+    who = urllib3.make_headers(proxy_basic_auth=unquote(urllib3.util.parse_url(proxy).auth or ""))
+    return urllib3.ProxyManager(proxy, proxy_headers=who, **settings)
 
 
-def prepare_results(server: Server, folder: Path) -> None:
+def prepare_results(server: Server, folder: Path, report: Report) -> None:
     """Raises Stop, before anything is sent, if there can be no results."""
-    status = server.get("/chest-xray/status")
-    if not status.ok:
-        raise Stop(f"{server.url} has no chest X-ray plugin (HTTP {status.status_code}): go without --results")
+    response = server.ask("/chest-xray/status")
+    if response.status >= 400:
+        raise Stop(f"{server.url} has no chest X-ray plugin (HTTP {response.status}): go without --results")
+    status = json_object(response.data)
+    if not status.get("ready", True):
+        report.say(f"The results will have to wait, the classifier is not ready: {status.get('reason')}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise Stop(f"{folder} cannot be made: {problem.strerror}") from None
 
 
-# Sending
-
-
-def send_all(server: Server, options: argparse.Namespace, console: Console, tally: Tally) -> None:
-    """Send everything, and say how much became what."""
-    seen: dict[str, str] = {}
-    locks = [threading.Lock() for _ in range(64)]
-    with progress(console) as bar:
-        task = bar.add_task("Sending", total=None, bytes=0)
-
-        def more(files: int) -> None:
-            bar.update(task, total=(bar.tasks[task].total or 0) + files)
-
-        if console.is_terminal and STDIN not in options.paths and not options.files_from:
-            more(sum(1 for path in options.paths for _ in walk(path)))
-        items = ask(server, contents(options, more))
-        work = partial(send, server, options.dry_run, seen, locks)
-        for item in concurrently(work, items, options.connections):
-            tally.files[item.status] += 1
-            tally.bytes += item.size
-            bar.update(task, advance=1, bytes=tally.bytes)
-            if item.status in COLOURS:
-                tally.problem(item, console)
-            if options.results and item.instance and (item.status == REPLACED or item.instance not in tally.stored):
-                tally.stored[item.instance] = item
-    files = tally.files.total()
-    said = ", ".join(f"{tally.files[each]} {each}" for each in STATUSES if tally.files[each] or each in ALWAYS_SAID)
-    said = f"{files} {'file' if files == 1 else 'files'}: {said}"
-    say(console, f"Nothing was sent. Of {said}" if options.dry_run else said)
-
-
 # What there is to send
 
 
-def contents(options: argparse.Namespace, more: More) -> Iterator[Item]:
+def contents(options: argparse.Namespace) -> Iterator[Item]:
     """What is to be sent, and what is known not to be."""
-    for path in itertools.chain(options.paths, listed(options.files_from)):
-        if path == STDIN:
-            yield from standard_input(more)
-        else:
-            for found in walk(path):
-                yield from [found] if isinstance(found, Item) else opened(found, found == path, more)
+    listed = b""
+    if options.files_from:
+        listed = sys.stdin.buffer.read() if options.files_from == STDIN else options.files_from.read_bytes()
+    names = filter(None, listed.split(b"\0" if b"\0" in listed else b"\n"))
+    for path in itertools.chain(options.paths, map(Path, map(os.fsdecode, names))):
+        yield from standard_input() if path == STDIN else found(path, named=True)
 
 
-def listed(file: Path | None) -> Iterator[Path]:
-    """The paths that a file lists, one on each line or with a NUL behind each."""
-    if file:
-        with sys.stdin.buffer if file == STDIN else file.open("rb") as lines:
-            for line in lines:
-                yield from (Path(os.fsdecode(name)) for name in line.rstrip(b"\n").split(b"\0") if name)
+def found(path: Path, named: bool = False) -> Iterator[Item]:
+    """What is in a file or a folder, as the disk gives it: no folder is listed as a whole. Leaves links to folders.
 
-
-def walk(path: Path) -> Iterator[Path | Item]:
-    """The files under a path, as the disk gives them: no folder is listed as a whole. Leaves links to folders."""
-    if not path.is_dir():
-        yield path if path.is_file() else Item(str(path), REFUSED, "is no file" if path.exists() else "is not there")
-        return
+    A DICOMDIR that was named stands for what it names; of one in a folder, the files are met anyway.
+    """
     try:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    yield from walk(Path(entry))
-                elif entry.is_file():
-                    yield Path(entry)
-    except OSError as problem:
-        yield Item(str(path), REFUSED, f"cannot be read: {problem.strerror}")
-
-
-def opened(path: Path, named: bool, more: More) -> Iterator[Item]:
-    """What is in a file on the disk. A DICOMDIR met in a folder is left: what it names stands there too."""
-    try:
-        body = path.open("rb")
-        start = body.read(HEADER)
-        body.seek(0)
-        if named and kind(start) == DICOMDIR:
-            with body:
-                files = list(named_in(path, body))
-            more(len(files))
+        if path.is_dir():
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False) or entry.is_file():
+                        yield from found(Path(entry))
+        elif named and not path.is_file():
+            yield Item(str(path), REFUSED, "is no file" if path.exists() else "is not there")
+        elif named and path.name.upper() == DICOMDIR:
+            files = list(named_in(path))
             yield Item(str(path), DICOMDIR)
-            for file in files:
-                yield from opened(file, False, more)
+            yield from itertools.chain.from_iterable(map(found, files))
         else:
-            yield from unfold(str(path), start, body, Budget(LARGEST_MEMBER + RATIO * path.stat().st_size), more)
+            body = path.open("rb")
+            budget = Budget(LARGEST_MEMBER + RATIO * path.stat().st_size)
+            yield from unfold(str(path), kind(body.peek(HEADER)), body, budget)
     except OSError as problem:
         yield Item(str(path), REFUSED, f"cannot be read: {problem.strerror}")
     except Exception as problem:  # whatever a damaged DICOMDIR makes pydicom raise
         yield Item(str(path), REFUSED, f"this DICOMDIR cannot be read: {problem}")
 
 
-def named_in(dicomdir: Path, body: BinaryIO) -> Iterator[Path]:
+def named_in(dicomdir: Path) -> Iterator[Path]:
     """The files that a DICOMDIR names; a mounted disc may have them in small letters."""
     folder = dicomdir.parent.resolve()
-    for record in pydicom.dcmread(body).DirectoryRecordSequence:
+    for record in pydicom.dcmread(dicomdir).DirectoryRecordSequence:
         if name := record.get("ReferencedFileID"):
             parts = [name] if isinstance(name, str) else name
             file, small = folder.joinpath(*parts), folder.joinpath(*map(str.lower, parts))
@@ -457,42 +378,15 @@ def named_in(dicomdir: Path, body: BinaryIO) -> Iterator[Path]:
             yield small if small.exists() and not file.exists() else file
 
 
-def standard_input(more: More) -> Iterator[Item]:
+def standard_input() -> Iterator[Item]:
     """What comes in: a tar as it comes, and all else once it is there as a whole."""
-    start, budget = sys.stdin.buffer.read(HEADER), Budget()
-    if kind(start) in (TAR, PACKED):
-        body: BinaryIO = Stream(start, sys.stdin.buffer, budget)  # type: ignore[assignment]
-    else:
-        body = set_aside(start, sys.stdin.buffer, LARGEST_MEMBER)
-        budget.left += RATIO * os.fstat(body.fileno()).st_size
-    yield from unfold("standard input", start, body, budget, more)
-
-
-@dataclass(slots=True)
-class Budget:
-    """How many bytes an archive, with all that is in it, may still unpack to."""
-
-    left: int = LARGEST_MEMBER
-
-    def spend(self, size: int) -> None:
-        """Raises ValueError if that is more than is left."""
-        self.left -= size
-        if self.left < 0:
-            raise ValueError(f"it unpacks to more than {RATIO} times its size")
-
-
-class Stream(io.RawIOBase):
-    """What tarfile reads from: bytes that were read already, then the rest. All that flows in raises the budget."""
-
-    def __init__(self, start: bytes, rest: BinaryIO, budget: Budget) -> None:
-        """Nothing more is read yet."""
-        self.start, self.rest, self.budget = start, rest, budget
-
-    def read(self, size: int = -1) -> bytes:
-        """Up to so many bytes."""
-        data, self.start = self.start or self.rest.read(size), b""
-        self.budget.left += RATIO * len(data)
-        return data
+    body: Any = sys.stdin.buffer
+    what = kind(body.peek(HEADER))
+    if what not in (TAR, PACKED):
+        body = set_aside(body)
+        what = kind(body.read(HEADER))
+        body.seek(0)
+    yield from unfold("standard input", what, body, Budget(float("inf")))
 
 
 # Archives
@@ -502,7 +396,7 @@ def kind(start: bytes) -> str:
     """What a file is, by its first bytes: DICOM, with or without the preamble (Orthanc judges the rest), an archive."""
     bare = start[:2] in (b"\x02\x00", b"\x08\x00") and start[3:4] == b"\x00"  # a first element in group 2 or 8
     if start[128:132] == b"DICM" or bare:
-        return DICOMDIR if MEDIA_STORAGE_DIRECTORY in start else DICOM
+        return DICOMDIR if MEDIA_STORAGE_DIRECTORY in start[:HEADER] else DICOM
     if start.startswith((b"PK\3\4", b"PK\5\6")):
         return ZIP
     if start[257:262] == b"ustar":
@@ -510,9 +404,15 @@ def kind(start: bytes) -> str:
     return PACKED if start.startswith(PACKERS) else NOT_DICOM
 
 
-def unfold(name: str, start: bytes, body: BinaryIO, budget: Budget, more: More, depth: int = 0) -> Iterator[Item]:
+@dataclass(slots=True)
+class Budget:
+    """How many bytes an archive, with all that is in it, may still unpack to."""
+
+    left: float
+
+
+def unfold(name: str, what: str, body: Any, budget: Budget, depth: int = 0) -> Iterator[Item]:
     """What is in an open file, which is closed unless it is to be sent: itself, or all that is in an archive."""
-    what = kind(start)
     if what == DICOM:
         yield identified(name, body)
         return
@@ -520,50 +420,48 @@ def unfold(name: str, start: bytes, body: BinaryIO, budget: Budget, more: More, 
         if what in (DICOMDIR, NOT_DICOM):
             yield Item(name, what)
             return
-        read = 0
+        inner = ""
         try:
             if depth == DEPTH:
                 raise ValueError("it is inside of too many others")
-            for inner, size, reader in zip_members(body, more) if what == ZIP else tar_members(body, more):
-                read += 1
-                budget.spend(size)
-                yield from member(f"{name}/{inner}", size, reader, budget, more, depth + 1)
+            for inner, size, opener in members(what, body):
+                budget.left -= size
+                if budget.left < 0:
+                    raise ValueError(f"it unpacks to more than {RATIO} times its size")
+                yield from member(f"{name}/{inner}", size, opener, budget, depth + 1)
         except Exception as problem:  # whatever a damaged archive makes a decompressor raise
-            compressed_otherwise = what == PACKED and not read
-            yield Item(name, *((NOT_DICOM,) if compressed_otherwise else (REFUSED, f"cannot be unpacked: {problem}")))
+            alone = what == PACKED and not inner  # packed, but no tar
+            yield Item(name, NOT_DICOM) if alone else Item(name, REFUSED, f"cannot be unpacked: {problem}")
 
 
-def member(name: str, size: int, reader: Callable[[], Any], budget: Budget, more: More, depth: int) -> Iterator[Item]:
+def member(name: str, size: int, opener: Callable[[], Any], budget: Budget, depth: int) -> Iterator[Item]:
     """What is in one member of an archive, which is unpacked only if that is worth it."""
     try:
-        with reader() as packed:
-            start = packed.read(HEADER)
-            wanted = kind(start) in (DICOM, ZIP, TAR, PACKED)
-            body = set_aside(start, packed, size) if wanted else io.BytesIO()
+        with opener() as packed:
+            what = kind(packed.peek(HEADER))
+            wanted = what not in (DICOMDIR, NOT_DICOM)
+            if wanted and size > LARGEST_MEMBER:  # zipfile and tarfile stop at the declared size
+                raise ValueError(f"it is larger than {LARGEST_MEMBER >> 20} MiB")
+            body = set_aside(packed) if wanted else io.BytesIO()
     except Exception as problem:  # damaged, or encrypted
         yield Item(name, REFUSED, f"cannot be unpacked: {problem}")
     else:
-        yield from unfold(name, start, body, budget, more, depth)
+        yield from unfold(name, what, body, budget, depth)
 
 
-def zip_members(body: BinaryIO, more: More) -> Iterator[tuple[str, int, Callable[[], Any]]]:
-    """The files in a ZIP: name, size, and what opens it."""
-    with zipfile.ZipFile(body) as archive:
-        entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-        more(len(entries) - 1)
-        for entry in entries:
-            yield entry.filename, entry.file_size, partial(archive.open, entry)
-
-
-def tar_members(body: BinaryIO, more: More) -> Iterator[tuple[str, int, Callable[[], Any]]]:
-    """The files in a tar, compressed or not, as they come."""
+def members(what: str, body: Any) -> Iterator[tuple[str, int, Callable[[], Any]]]:
+    """The files in an archive, those of a tar as they come: name, size, and what opens it."""
+    if what == ZIP:
+        packed = zipfile.ZipFile(body)
+        for entry in packed.infolist():
+            if not entry.is_dir():
+                yield entry.filename, entry.file_size, partial(packed.open, entry)
+        return
     with tarfile.open(fileobj=body, mode="r|*", tarinfo=TarHeader) as archive:
-        more(-1)
-        while entry := archive.next():
+        while header := archive.next():
             archive.members = []  # type: ignore[attr-defined]  # it would remember each
-            if entry.isreg():
-                more(1)
-                yield entry.name, entry.size, partial(archive.extractfile, entry)
+            if header.isreg():
+                yield header.name, header.size, partial(archive.extractfile, header)
 
 
 class TarHeader(tarfile.TarInfo):
@@ -571,20 +469,16 @@ class TarHeader(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> TarHeader:
-        """See tarfile.TarInfo."""
         header = super().frombuf(buf, encoding, errors)
         if not header.isreg() and header.size > IN_MEMORY:
             raise tarfile.ReadError("one of its headers is too large")
         return header
 
 
-def set_aside(start: bytes, rest: BinaryIO, size: int) -> BinaryIO:
-    """A file of its own, which can be sent twice. Raises ValueError if it is too large."""
-    if size > LARGEST_MEMBER:  # zipfile and tarfile stop at the declared size
-        raise ValueError(f"it is larger than {LARGEST_MEMBER >> 20} MiB")
-    body = io.BytesIO() if size <= IN_MEMORY else tempfile.TemporaryFile()  # noqa: SIM115 - closed when it is sent
-    body.write(start)
-    shutil.copyfileobj(rest, body, 1 << 20)
+def set_aside(packed: Any) -> Any:
+    """A file of its own, which can be read twice."""
+    body = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - closed when it is sent
+    shutil.copyfileobj(packed, body, IN_MEMORY)
     body.seek(0)
     return body
 
@@ -592,7 +486,7 @@ def set_aside(start: bytes, rest: BinaryIO, size: int) -> BinaryIO:
 # What Orthanc has, and what it gets
 
 
-def identified(name: str, body: BinaryIO) -> Item:
+def identified(name: str, body: Any) -> Item:
     """A DICOM file with its image's Orthanc id; without one where that cannot be read, and Orthanc will say why."""
     item = Item(name, body=body, size=body.seek(0, os.SEEK_END))
     body.seek(0)
@@ -608,27 +502,37 @@ def identified(name: str, body: BinaryIO) -> Item:
     return item
 
 
-def ask(server: Server, items: Iterable[Item]) -> Iterator[Item]:
-    """The same items, with those marked that Orthanc has already: one question for many of them."""
-    for group in groups(items):
+def looked_up(server: Server, items: Iterator[Item]) -> Iterator[Item]:
+    """The same items, with those marked that Orthanc has already: one question for some of them."""
+    while group := list(itertools.islice(items, AT_ONCE)):
         ids = [item.instance for item in group if item.instance]
-        answer = server.get("/tools/bulk-content", {"Resources": ids, "Level": "Instance"}) if ids else None
+        answer = server.ask("/tools/bulk-content", "POST", {"Resources": ids, "Level": "Instance"}) if ids else None
         # An old Orthanc does not know this, and not everybody may ask it: then all are sent.
-        known = {row["ID"] for row in answer.json()} if answer and answer.ok else ()
+        known = {row["ID"] for row in answer.json()} if answer and answer.status < 400 else ()
         for item in group:
             item.known = item.instance in known
             yield item
 
 
-def groups(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """As many items as one question may concern."""
-    group: list[Item] = []
-    for item in items:
-        group.append(item)
-        if len(group) == GROUP[0] or sum(each.size for each in group) > GROUP[1]:
-            yield group
-            group = []
-    yield group
+def send_all(server: Server, options: argparse.Namespace, report: Report) -> dict[str, Item]:
+    """Send everything, and say how much became what. Returns the images that Orthanc has now, by their ids."""
+    stored: dict[str, Item] = {}
+    counts, total = report.counts, None
+    if report.console.is_terminal and not options.files_from and STDIN not in options.paths:
+        total = sum(map(expected, options.paths))
+    work = partial(send, server, options.dry_run, {}, [threading.Lock() for _ in range(64)])
+    with progress(report.console) as bar:
+        task = bar.add_task("Sending", total=total)
+        for item in concurrently(work, looked_up(server, contents(options)), options.connections):
+            report.add(item)
+            counts.update(files=1, bytes=item.size)
+            done = counts["files"]
+            bar.update(task, completed=done, total=total and max(total, done), bytes=counts["bytes"])
+            if options.results and item.status in HELD and (item.status == REPLACED or item.instance not in stored):
+                stored[item.instance] = item
+    files = f"{counts['files']} {'file' if counts['files'] == 1 else 'files'}: {report.summary(FILES)}"
+    report.say(f"Nothing was sent. Of {files}" if options.dry_run else files)
+    return stored
 
 
 def send(server: Server, dry_run: bool, seen: dict[str, str], locks: Sequence[Any], item: Item) -> Item:
@@ -637,172 +541,157 @@ def send(server: Server, dry_run: bool, seen: dict[str, str], locks: Sequence[An
         return item
     # Files with the same id wait for each other: what became of the first decides about the second.
     with item.body, locks[hash(item.instance or item.name) % len(locks)]:
+        before = seen.get(item.instance, "")
+        other = item.known or bool(before)
         try:
-            other = item.known or item.instance in seen
             if other and same(server, item):
-                item.status, item.size = KNOWN, 0
+                item.status = KNOWN
             elif dry_run:
-                item.status, item.size = OTHER if other else NEW, 0
+                item.status = OTHER if other else NEW
             else:
-                post(server, item, other)
+                item.status, item.reason = post(server, item, other)
         except OSError as problem:
             item.status, item.reason = REFUSED, f"cannot be read: {problem.strerror}"
-        before = seen.get(item.instance, "")
         if item.status in (OTHER, REPLACED):
             said = "Orthanc keeps" if item.status == OTHER else "it took the place of"
             item.reason = f"{said} another file with the same identifiers" + (before and f": {before}")
-        if item.status == REPLACED or (item.status in (NEW, KNOWN) and not before and not dry_run):
+        if item.status in (NEW, KNOWN, REPLACED) and not dry_run:
             seen[item.instance] = item.name
     item.body = None
-    if item.status == REFUSED:
-        item.instance, item.size = "", 0
+    if dry_run or item.status in (KNOWN, REFUSED):
+        item.size = 0  # of what was sent
     return item
 
 
-def post(server: Server, item: Item, other: bool) -> None:
-    """POST one file; `other` if Orthanc has this image with other content."""
+def post(server: Server, item: Item, other: bool) -> tuple[str, str]:
+    """POST one file; `other` if Orthanc has this image with other content. Returns its status and the reason."""
+    headers, url = {**server.pool.headers, "Content-Length": str(item.size)}, f"{server.url}/instances"
     try:
-        response = server.post("/instances", item.body)
-    except requests.RequestException as problem:
-        server.get("/system")  # is it this file alone, or Orthanc?
-        item.status, item.reason = REFUSED, f"no answer to it after {TRIES} tries: {cause(problem)}"
-        return
-    answer = json_object(response.content)
+        response = server.pool.request("POST", url, body=item.body, headers=headers, redirect=False)
+    except urllib3.exceptions.HTTPError as problem:
+        server.ask("/system")  # is it this file alone, or Orthanc?
+        return REFUSED, f"no answer to it after {TRIES} tries: {cause(problem)}"
+    answer = json_object(response.data)
     item.instance = str(answer.get("ID", ""))
-    if answer.get("Status") == "Success":
-        item.status = REPLACED if other else NEW
-    elif answer.get("Status") == "AlreadyStored":
-        item.status = KNOWN if not other and same(server, item) else OTHER
-    elif answer.get("Status") == "FilteredOut":
-        item.status, item.reason = REFUSED, "a filter in Orthanc's configuration does not want it"
-    else:
-        item.status, item.reason = REFUSED, why(response)
+    match answer.get("Status"):
+        case "Success":
+            return (REPLACED if other else NEW), ""
+        case "AlreadyStored":
+            return (KNOWN if not other and same(server, item) else OTHER), ""
+        case "FilteredOut":
+            return REFUSED, "a filter in Orthanc's configuration does not want it"
+    return REFUSED, why(response)
 
 
 def same(server: Server, item: Item) -> bool:
     """Whether Orthanc has this very file; where it keeps no checksums, the identifiers decide."""
-    answer = server.get(f"/instances/{item.instance}/attachments/dicom/md5")
+    answer = server.ask(f"/instances/{item.instance}/attachments/dicom/md5")
     item.body.seek(0)
-    digest = hashlib.md5(usedforsecurity=False)
-    while data := item.body.read(1 << 20):
-        digest.update(data)
+    digest = hashlib.file_digest(item.body, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
     item.body.seek(0)
-    return not answer.ok or answer.text in ("", digest.hexdigest())
+    return answer.status >= 400 or answer.data.decode() in ("", digest)
 
 
 # Results
 
 
-def collect_all(server: Server, options: argparse.Namespace, console: Console, tally: Tally) -> None:
+def collect_all(server: Server, options: argparse.Namespace, report: Report, stored: Mapping[str, Item]) -> None:
     """Wait for every result and write it."""
-    shown: list[Item] = []
-    tally.last_result = time.monotonic()
-    status = json_object(server.get("/chest-xray/status").content)
-    if not status.get("ready", True):
-        say(console, f"The classifier is not ready: {status.get('reason')}. Waiting for it.")
-    with progress(console) as bar:
-        task = bar.add_task("Reading", total=len(tally.stored))
-        work = partial(result, server, tally, options.timeout)
-        for item, text in concurrently(work, tally.stored.values(), options.connections):
+    shown: list[tuple[str, dict[str, Any]]] = []
+    report.last_result = time.monotonic()
+    with progress(report.console) as bar:
+        task = bar.add_task("Reading", total=len(stored))
+        work = partial(result, server, report, options.timeout)
+        for item in concurrently(work, stored.values(), options.connections):
             bar.advance(task)
-            tally.images[item.status] += 1
-            if item.status in COLOURS:
-                tally.problem(item, console)
-            if item.status in ("done", "failed", "skipped") and text:
-                write(item, text, options.results, console)
+            report.add(item)
+            if item.answer:
+                write(item, options.results, report)
             if item.status == "done" and len(shown) < ROWS_SHOWN:
-                shown.append(item)
+                shown.append((item.name, json_object(item.answer)))
+            item.answer = b""
     write_csv(options.results)
-    show(shown, tally.images["done"], console)
-    said = ", ".join(f"{tally.images[state]} {state}" for state in STATES if state == "done" or tally.images[state])
-    say(console, f"Results in {options.results}: {said}")
+    if shown:
+        show(shown, report)
+    report.say(f"Results in {options.results}: {report.summary(IMAGES)}")
 
 
-def result(server: Server, tally: Tally, patience: float, sent: Item) -> tuple[Item, bytes]:
+def result(server: Server, report: Report, patience: float, item: Item) -> Item:
     """What the plugin says of an image, `pending` only if nothing else came of any image for too long."""
-    pause = 0.1
-    while True:
-        response = server.get(f"/instances/{sent.instance}/chest-xray")
-        answer = json_object(response.content)
-        item = replace(sent, status=answer.get("state", "failed"), reason=answer.get("reason", ""), answer=answer)
-        if not response.ok or "state" not in answer:
-            return replace(item, status="failed", reason=why(response)), b""
-        if item.status != "pending":
+    for pause in itertools.chain((0.1, 0.2, 0.4, 0.8), itertools.repeat(1)):
+        response = server.ask(f"/instances/{item.instance}/chest-xray")
+        answer = json_object(response.data)
+        if answer.get("state") != "pending" or time.monotonic() > report.last_result + patience:
             break
-        if time.monotonic() > tally.last_result + patience:
-            return item, b""
         time.sleep(pause)
-        pause = min(2 * pause, 1)
-    tally.last_result = time.monotonic()
-    image = answer.get("image") or {}
-    item.SOPInstanceUID = image.get("SOPInstanceUID", item.SOPInstanceUID).strip()
-    if item.status == "skipped" and image.get("Modality", item.Modality) not in MODALITIES:
-        item.status = "not a radiograph"
-    return item, response.content
+    item.status, item.reason = answer.get("state", ""), answer.get("reason", "")
+    if response.status >= 400 or not item.status:
+        item.status, item.reason = "failed", why(response)
+    elif item.status != "pending":
+        report.last_result = time.monotonic()
+        image = answer.get("image") or {}
+        item.SOPInstanceUID = image.get("SOPInstanceUID", item.SOPInstanceUID).strip()
+        if item.status == "skipped" and image.get("Modality", item.Modality) not in MODALITIES:
+            item.status = "not a radiograph"
+        else:
+            item.answer = response.data
+    return item
 
 
-def write(item: Item, text: bytes, folder: Path, console: Console) -> None:
+def write(item: Item, folder: Path, report: Report) -> None:
     """Write the answer as it came, beside that of another image with the same SOPInstanceUID, never over it."""
     name = item.SOPInstanceUID if re.fullmatch(r"[0-9.]{1,64}", item.SOPInstanceUID) else item.instance
     file = folder / f"{name}.json"
     if file.exists() and json_object(file.read_bytes()).get("instance", item.instance) != item.instance:
         file = folder / f"{name}_{item.instance}.json"
-        say(console, f"note: {item.name} shares its SOPInstanceUID with another image; its result is in {file.name}")
-    file.write_bytes(text)
+        report.say(f"note: {item.name} shares its SOPInstanceUID with another image; its result is in {file.name}")
+    file.write_bytes(item.answer)
 
 
 def write_csv(folder: Path) -> None:
     """Write results.csv over all the JSON files in the folder, with a column for every label that occurs."""
     files = sorted(folder.glob("*.json"))
-    labels = list(dict.fromkeys(label for file in files for label in json_object(file.read_bytes()).get("scores", ())))
+    labels = dict.fromkeys(label for file in files for label in json_object(file.read_bytes()).get("scores", ()))
     with (folder / "results.csv").open("w", encoding="utf-8", newline="") as output:
-        table = csv.writer(output)
-        table.writerow([*CSV_ANSWER, *CSV_IMAGE, *(f"model_{name}" for name in CSV_MODEL), *labels])
+        table = csv.DictWriter(output, [*COLUMNS, *labels], extrasaction="ignore")
+        table.writeheader()
         for file in files:
             answer = json_object(file.read_bytes())
-            if "state" not in answer:
-                continue  # not one of ours
-            image = {"SOPInstanceUID": file.stem.partition("_")[0], **answer.get("image", {})}
-            model, scores = answer.get("model", {}), answer.get("scores", {})
-            answer["warnings"] = " ".join(answer.get("warnings", ()))
-            texts = [answer.get(name) for name in CSV_ANSWER] + [image.get(name) for name in CSV_IMAGE]
-            texts += [model.get(name) for name in CSV_MODEL]
-            table.writerow([*map(cell, texts), *(scores.get(label, "") for label in labels)])
+            if "state" in answer:  # else it is not one of ours
+                row = {"SOPInstanceUID": file.stem.partition("_")[0], **answer.get("image", {}), **answer}
+                row |= {f"model_{name}": value for name, value in answer.get("model", {}).items()}
+                row |= answer.get("scores", {}) | {"warnings": " ".join(answer.get("warnings", ()))}
+                table.writerow({name: cell(value) for name, value in row.items()})
 
 
-def cell(value: object) -> str:
+def cell(value: Any) -> Any:
     """Text that no spreadsheet takes for a formula: tags are whatever somebody wrote into a file."""
-    text = "" if value is None else str(value)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    return f"'{value}" if str(value).startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
-def show(items: Sequence[Item], count: int, console: Console) -> None:
+def show(done: Sequence[tuple[str, dict[str, Any]]], report: Report) -> None:
     """Print a table of the highest scores, and what they are not."""
-    if not items:
-        return
     table = Table("Image", "View", "Highest scores", box=None)
-    for item in items:
-        scores = sorted(item.answer["scores"].items(), key=lambda score: -score[1])[:4]
-        image = printable(item.name), printable(item.answer["image"].get("ViewPosition", ""))
-        table.add_row(*map(Text, image), Text("   ".join(f"{label} {score:.3f}" for label, score in scores)))
-    console.print(table)
-    if count > len(items):
-        say(console, f"... and {count - len(items)} more in results.csv")
-    if any(item.answer["model"].get("weights") == "stand-in" for item in items):
+    for name, answer in done:
+        scores = sorted(answer["scores"].items(), key=lambda score: -score[1])[:4]
+        view = answer["image"].get("ViewPosition", "")
+        table.add_row(printable(name), printable(view), "   ".join(f"{label} {score:.3f}" for label, score in scores))
+    report.console.print(table)
+    if more := report.counts["done"] - len(done):
+        report.say(f"... and {more} more in results.csv")
+    if any(answer["model"].get("weights") == "stand-in" for _, answer in done):
         stars = "*" * 78
-        say(
-            console,
-            f"{stars}\n  STAND-IN WEIGHTS: random numbers, no trained model. These scores mean nothing.\n{stars}",
-        )
-    say(console, items[0].answer.get("disclaimer", ""))
+        for line in (stars, "  STAND-IN WEIGHTS: random numbers, no trained model. These scores mean nothing.", stars):
+            report.say(line)
+    report.say(done[0][1].get("disclaimer", ""))
 
 
 # Threads, the terminal, and words
 
 
-def concurrently(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
+def concurrently(work: Callable[[Any], Any], items: Iterable[Any], workers: int) -> Iterator[Any]:
     """`map` on threads, in order; takes only so many items ahead of the result that is asked for next."""
-    waiting: deque[Future[R]] = deque()
+    waiting: deque[Future[Any]] = deque()
     pool = ThreadPoolExecutor(workers)
     try:
         for item in items:
@@ -815,15 +704,24 @@ def concurrently(work: Callable[[T], R], items: Iterable[T], workers: int) -> It
         pool.shutdown(wait=False, cancel_futures=True)
 
 
+def expected(path: Path) -> int:
+    """How many files there are, for the bar, as far as is known before archives in folders and tars are read."""
+    try:
+        if path.is_dir():
+            return sum(len(names) for *_, names in os.walk(path))
+        if path.name.upper() == DICOMDIR:
+            return 1 + len(list(named_in(path)))
+        return sum(not entry.is_dir() for entry in zipfile.ZipFile(path).infolist())
+    except Exception:  # it is no ZIP, or damaged
+        return 1
+
+
 class Rate(bars.ProgressColumn):
     """Files and megabytes in a second."""
 
-    def render(self, task: bars.Task) -> Text:
-        """Empty before anything can be said."""
-        rate = f"{task.speed:.0f}/s" if task.speed else ""
-        if size := task.fields.get("bytes"):
-            rate += f" {size / 1e6 / (task.elapsed or 1):.1f} MB/s"
-        return Text(rate)
+    def render(self, task: bars.Task) -> str:
+        rate, megabytes = task.speed or 0, task.fields.get("bytes", 0) / 1e6 / (task.elapsed or 1)
+        return f"{rate:.0f}/s" + (f" {megabytes:.1f} MB/s" if megabytes else "")
 
 
 def progress(console: Console) -> bars.Progress:
@@ -832,23 +730,18 @@ def progress(console: Console) -> bars.Progress:
     return bars.Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def say(console: Console, line: str, status: str = "") -> None:
-    """Print a line as it is, however long, above a bar that may be there."""
-    console.out("\n".join(map(printable, line.split("\n"))), style=COLOURS.get(status))
-
-
 def printable(text: str) -> str:
     """Text that does nothing to a terminal; file names and tags are whatever somebody made them."""
     return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
-def why(response: requests.Response) -> str:
+def why(response: urllib3.BaseHTTPResponse) -> str:
     """The server's own reason for an error."""
-    answer = json_object(response.content)
+    answer = json_object(response.data)
     reason = answer.get("Details") or answer.get("error") or answer.get("Message") or response.reason
     if reason == "Inexistent tag":
         reason += ", an identifier such as StudyInstanceUID is missing"
-    return f"{reason} (HTTP {response.status_code})"
+    return f"{reason} (HTTP {response.status})"
 
 
 def json_object(text: bytes) -> dict[str, Any]:
@@ -861,7 +754,7 @@ def json_object(text: bytes) -> dict[str, Any]:
 
 
 def cause(problem: BaseException) -> str:
-    """What is at the bottom of a chain of requests' and urllib3's exceptions, in the system's words."""
+    """What is at the bottom of a chain of urllib3's exceptions, in the system's words."""
     inner = getattr(problem, "reason", None), problem.__cause__, problem.__context__, *problem.args
     for each in inner:
         if isinstance(each, BaseException):

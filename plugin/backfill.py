@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-import requests
+import urllib3
 from rich.console import Console
 
 import upload
@@ -23,8 +23,8 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         server = upload.connect(options.url, upload.credentials(options, os.environ), connections=1)
         answer = _ask(server, options)
-        if not answer.ok:
-            raise upload.Stop(upload.json_object(answer.content).get("error") or f"HTTP {answer.status_code}")
+        if answer.status >= 400:
+            raise upload.Stop(upload.json_object(answer.data).get("error") or f"HTTP {answer.status}")
         if not options.stop:
             _watch(server)
     except upload.Stop as sentence:
@@ -45,19 +45,18 @@ def _arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def _ask(server: upload.Server, options: argparse.Namespace) -> requests.Response:
-    address = f"{server.url}/chest-xray/backfill"
+def _ask(server: upload.Server, options: argparse.Namespace) -> urllib3.BaseHTTPResponse:
     if options.stop:
-        return server.session.delete(address, timeout=upload.SECONDS)
+        return server.ask("/chest-xray/backfill", "DELETE")
     wish = {"from": options.first, "to": options.last}
-    return server.session.post(address, json={name: day for name, day in wish.items() if day}, timeout=upload.SECONDS)
+    return server.ask("/chest-xray/backfill", "POST", {name: day for name, day in wish.items() if day})
 
 
 def _watch(server: upload.Server) -> None:
     with upload.progress(Console()) as bar:
         task = bar.add_task("Series looked at", total=None)
         time.sleep(0.5)  # until the server has begun
-        while state := upload.json_object(server.get("/chest-xray/status").content).get("backfill"):
+        while state := upload.json_object(server.ask("/chest-xray/status").data).get("backfill"):
             bar.update(task, total=state["series"] or None, completed=state["looked_at"])
             time.sleep(0.5)
 
