@@ -204,7 +204,7 @@ def test_the_files_that_pydicom_ships_all_end_with_a_reason(start: Start) -> Non
             result = pacs.result(answer.json()["ID"]) if answer.ok else {"state": "refused by Orthanc"}
             states[name] = result["state"]
             if states[name] == "done":
-                assert result["sr"]["instance"] in pacs.reports_beside(result["instance"])
+                assert result["sr"]["instance"] in pacs.reports_beside(answer.json()["ID"])
             elif answer.ok:
                 assert len(result["reason"]) > 10
         print(states)
