@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -201,7 +202,9 @@ def test_the_files_that_pydicom_ships_all_end_with_a_reason(start: Start) -> Non
         states: dict[str, str] = {}
         for name, data in files.items():
             answer = pacs.session.post(f"{pacs.url}/instances", data=data, timeout=60)
-            result = pacs.result(answer.json()["ID"]) if answer.ok else {"state": "refused by Orthanc"}
+            result: dict[str, Any] = {"state": "refused by Orthanc"}
+            if answer.ok:
+                result = pacs.result(answer.json()["ID"])
             states[name] = result["state"]
             if states[name] == "done":
                 assert result["sr"]["instance"] in pacs.reports_beside(answer.json()["ID"])
