@@ -107,7 +107,7 @@ files, threads and processes are those of Orthanc and all that it started; the l
 each image of the step added to it. The Orthanc without the plugin got the same images and reports, one after another.
 
 Debian 12's Python plugin (4.0) loses about 1 kB for each request to a route of any Python plugin, whatever it answers
-(6,000 requests for a static file: 6 MB; Orthanc's own routes: none); here, those of this measurement are among the causes.
+(6,000 requests for a static file: 6 MB; Orthanc's own routes: none); this measurement's are among them.
 
 {table}
 """)
