@@ -71,12 +71,15 @@ asked for it. REQUESTS_CA_BUNDLE=ca.pem names a certificate authority of your ow
 
 --json prints one object: url, dry_run, seconds, bytes (sent), files and, of these, new, already_there, replaced,
 other_content (Orthanc kept its own), refused, not_dicom, dicomdir; problems: a list of name, status and reason; and
-results: how many images are done, failed, pending, skipped, not_a_radiograph. If nothing could be done: url, error.
+results: how many images are done, failed, pending, skipped, not_a_radiograph. If nothing could be done: url, error;
+stopped with Ctrl-C: all that is known, and error.
 
-exit status: 0 everything is stored (and classified); 1 something was refused, failed or is still pending; 2 nothing
-could be done: a wrong option, a wrong password, or no Orthanc at the address; 130 stopped with Ctrl-C.
+exit status: 0 everything is stored (and classified); 1 something was refused, failed or is still pending, or there was
+no DICOM file at all; 2 nothing could be done: a wrong option, a wrong password, or no Orthanc at the address; 130
+stopped with Ctrl-C.
 """
 
+STOPPED = "stopped"
 TRIES, BACKOFF = 6, 0.1  # seconds between tries, doubled each time
 SECONDS = urllib3.Timeout(connect=10, read=120)
 AT_ONCE = 25  # files that one question to Orthanc concerns
@@ -204,10 +207,18 @@ def main(args: Sequence[str] | None = None) -> int:
         summary["error"] = str(sentence)
     except KeyboardInterrupt:
         print("upload.py: stopped; run it again: what Orthanc has is not sent again", file=sys.stderr)
-        return 130
+        summary |= {"dry_run": options.dry_run, "error": STOPPED, **report.as_json()}
     if options.json:
         print(json.dumps(summary, indent=2))
-    return 2 if "error" in summary else int(any(report.counts[each] for each in (REFUSED, "failed", "pending")))
+    return status(summary, report)
+
+
+def status(summary: Mapping[str, object], report: Report) -> int:
+    """The exit status; see EPILOG."""
+    if "error" in summary:
+        return 130 if summary["error"] == STOPPED else 2
+    stored = any(report.counts[each] for each in (NEW, KNOWN, REPLACED, OTHER))
+    return int(not stored or any(report.counts[each] for each in (REFUSED, "failed", "pending")))
 
 
 def arguments(env: Mapping[str, str]) -> argparse.ArgumentParser:
