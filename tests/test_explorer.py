@@ -108,6 +108,8 @@ def test_explorer_1_leads_from_its_start_to_the_worklist(pacs: Pacs, browser: we
     sign_in(browser, pacs)
     browser.get(f"{pacs.url}/app/explorer.html")
     WebDriverWait(browser, 10).until(lambda now: now.find_elements(By.ID, "chest-xray-worklist"))
+    browser.execute_script("$('#lookup').trigger('pagebeforecreate')")
+    assert len(browser.find_elements(By.ID, "chest-xray-worklist")) == 1
     browser.find_element(By.ID, "chest-xray-worklist").click()
     WebDriverWait(browser, 10).until(expected_conditions.url_to_be(f"{pacs.url}/chest-xray/"))
 

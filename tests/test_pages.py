@@ -151,10 +151,31 @@ def test_what_arrives_appears_by_itself_and_a_retry_is_done(pages: Pages, archiv
     shows(pages, 1)
     pages.says("tbody", "HAND")
     before = pages.pacs.result(instance)["created"]
-    pages.find("[data-again]").click()
+    pages.run("document.querySelector('[data-again]').focus()")
+    click = "const button = document.querySelector('[data-again]'); button.click(); "
+    said = "return [button.disabled, document.querySelector('tbody .badge').textContent]"
+    assert pages.run(click + said) == [True, "Waiting"]
     wait_for(lambda: pages.pacs.result(instance)["created"] > before or None, 20, pages.pacs.log)
+    pages.says("tbody", "HAND")
+    assert pages.run("return document.activeElement.closest('tr').dataset.instance") == instance
     pages.pacs.session.delete(f"{pages.pacs.url}/instances/{instance}", timeout=10)
     shows(pages, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("Yamada^Tarou", "Yamada, Tarou"),
+        ("=山田^太郎", "山田 太郎"),
+        ("Yamada^Tarou=山田^太郎=やまだ^たろう", "Yamada, Tarou (山田 太郎)"),
+        ("==やまだ^たろう", "やまだ たろう"),
+        ("^^=", ""),
+    ],
+)
+def test_a_name_has_groups(pages: Pages, name: str, shown: str) -> None:
+    pages.open("")
+    script = "const name = arguments[0]; return import('./html.js').then(html => html.person(name))"
+    assert pages.run(script, name) == shown
 
 
 def test_pages_are_turned_by_the_server(pages: Pages, archive: dict[str, str]) -> None:
@@ -273,6 +294,9 @@ def test_an_image_that_is_deleted_while_somebody_looks_at_it(pages: Pages) -> No
     pages.run("document.dispatchEvent(new Event('visibilitychange'))")  # as when one comes back to the tab
     pages.says("#trouble", "has been deleted")
     assert pages.find("[data-finding]")
+    pages.find("summary").click()
+    pages.find("details button").click()
+    pages.until(lambda: pages.text("#trouble") == "This image is no longer in Orthanc." or None)
 
 
 # A study
@@ -331,7 +355,7 @@ def test_an_image_that_waits_shows_its_scores_as_soon_as_they_are_there(pages: P
         waiting, instance, "done", scores={"Mass": 0.75}, findings=["Mass"], model=model, warnings=["A warning."]
     )
     waiting.says("#result", "0.75")
-    assert "A warning." in waiting.text("#more")
+    assert "A warning." in waiting.text("#result .warning")
     assert not waiting.driver.find_element(By.ID, "stand-in").is_displayed()
 
 
@@ -345,6 +369,8 @@ def test_an_empty_archive_and_one_whose_model_is_missing(pages: Pages, tmp_path:
         address = pacs.url
         pacs.stop()
         empty.says("#trouble", "Orthanc does not answer. Trying again")
+        empty.says("#status", "Not answering")
+        assert "Nothing is waiting" not in empty.text("#status")
         assert empty.find("#nothing")
         pacs.start()
         assert pacs.url == address

@@ -34,7 +34,9 @@ export async function ask(path, options = {}) {
 
 export const json = async path => (await ask(path)).json();
 export const markOf = instance => json(`instances/${encodeURIComponent(instance)}/chest-xray`);
-export const again = instance => ask(`instances/${encodeURIComponent(instance)}/chest-xray`, { method: "POST" });
+export const again = instance => ask(`instances/${encodeURIComponent(instance)}/chest-xray`, { method: "POST" }).catch(problem => {
+  throw problem.status === 404 ? new Refused(404, "This image is no longer in Orthanc.") : problem;
+});
 
 /** What is wrong, above everything else on the page; '' when nothing is. */
 export function trouble(sentence) {

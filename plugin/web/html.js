@@ -42,10 +42,14 @@ export const count = (many, one, more = `${one}s`) => `${number(many)} ${many ==
 export const asSentence = text => (/[.!?…]$/.test(text) ? text : `${text}.`);
 export const label = text => text.replaceAll("_", " ");
 
-/** A DICOM person name, Family^Given^Middle^Prefix^Suffix=..., for a reader. */
+/** A DICOM person name, alphabetic=ideographic=phonetic, each Family^Given^Middle^Prefix^Suffix, for a reader. */
 export function person(text) {
-  const [family, given, middle] = `${text ?? ""}`.split("=")[0].split("^").map(part => part.trim());
-  return [family, [given, middle].filter(Boolean).join(" ")].filter(Boolean).join(", ");
+  const groups = `${text ?? ""}`.split("=").map((group, at) => {
+    const [family, given, middle] = group.split("^").map(part => part.trim());
+    return [family, [given, middle].filter(Boolean).join(" ")].filter(Boolean).join(at ? " " : ", ");
+  });
+  const [alphabetic, ideographic] = groups;
+  return alphabetic && ideographic ? `${alphabetic} (${ideographic})` : groups.find(Boolean) ?? "";
 }
 
 const VIEWS = { PA: "PA", AP: "AP", LL: "Left lateral", RL: "Right lateral", LLD: "Left lateral decubitus", RLD: "Right lateral decubitus" };

@@ -106,9 +106,9 @@ async function showResult(mark, tags, of, shown) {
     byId(place).textContent = sentence;
     byId(place).hidden = !standIn;
   }
-  byId("result").replaceChildren(...(mark.state === "done" ? findings(mark, shown) : [state(mark)]));
+  byId("result").replaceChildren(...warnings(mark), ...(mark.state === "done" ? findings(mark, shown) : [state(mark)]));
   if (mark.state !== "done") shown.overlay(null);
-  byId("more").replaceChildren(...warnings(mark), await links(mark, tags, of), about(mark), make("div", { id: "prior" }));
+  byId("more").replaceChildren(await links(mark, tags, of), about(mark), make("div", { id: "prior" }));
   showPrior(mark, of);
 }
 
@@ -128,7 +128,7 @@ function retry(instance, text) {
       location.reload();
     } catch (problem) {
       trouble(problem.message);
-      button.disabled = false;
+      button.disabled = problem.status === 404;
     }
   });
   return button;

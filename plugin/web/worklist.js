@@ -11,6 +11,7 @@ const CHIPS = 3;
 const form = byId("filters");
 let query = read();
 let shown = null; // the status and query that the rows belong to
+const retried = new Map(); // each image that is classified once more, and when the result was made that the list still has
 let most = 0; // the most images that waited since the page was opened
 
 function read() {
@@ -34,7 +35,10 @@ function renew() {
 }
 
 async function update() {
-  const status = await json("chest-xray/status");
+  const status = await json("chest-xray/status").catch(problem => {
+    showUnknown(problem);
+    throw problem;
+  });
   showStatus(status);
   const wanted = JSON.stringify([status.complete, status.pending, status.done, status.failed, status.skipped, encoded(query)]);
   if (wanted !== shown) {
@@ -42,7 +46,7 @@ async function update() {
     const list = await json(`chest-xray/worklist?limit=${PAGE}&${asked}`);
     if (asked !== encoded(query)) return 0; // changed meanwhile
     showList(list);
-    shown = list.complete ? wanted : null;
+    shown = list.complete && !list.rows.some(row => retried.has(row.instance)) ? wanted : null;
   }
   return status.queued || shown === null ? BUSY : IDLE;
 }
@@ -61,6 +65,11 @@ function showStatus(status) {
   for (const radio of byId("states").querySelectorAll("input")) radio.checked = radio.value === (query.get("state") ?? "");
 }
 
+function showUnknown(problem) {
+  byId("progress").hidden = true;
+  fill(byId("status"), make("span", { class: "unready" }, problem.status ? "Not known" : "Not answering"), "What is waiting is not known.");
+}
+
 function showList(list) {
   const finding = query.get("finding") ?? "";
   fill(form.elements.finding, make("option", { value: "" }, "Any"), ...list.labels.map(name => make("option", { value: name }, label(name))));
@@ -70,7 +79,9 @@ function showList(list) {
   byId("top").textContent = finding ? label(finding) : "Highest score";
   byId("stand-in").textContent = STAND_IN;
   byId("stand-in").hidden = !list.rows.some(row => row.weights && row.weights !== "trained");
-  fill(byId("results").tBodies[0], ...list.rows.map(row => line(row, finding)));
+  const held = document.activeElement.closest("tr")?.dataset.instance;
+  fill(byId("results").tBodies[0], ...list.rows.map(row => line(asRetried(row), finding)));
+  if (held && document.activeElement === document.body) (linkOf(held) ?? byId("table")).focus({ preventScroll: true });
   byId("results").hidden = !list.rows.length;
   const nothing = byId("nothing");
   nothing.hidden = list.rows.length > 0;
@@ -117,9 +128,18 @@ function line(row, finding) {
     make("td", { class: "day dim" }, moment(row.created)));
 }
 
+/** A row for as long as the list does not know yet that it is classified once more. */
+function asRetried(row) {
+  if (retried.has(row.instance) && retried.get(row.instance) === row.created) return { ...row, state: "pending", reason: "" };
+  retried.delete(row.instance);
+  return row;
+}
+
+const linkOf = instance => document.querySelector(`tr[data-instance="${CSS.escape(instance)}"] a`);
+
 function result(row) {
   if (row.state !== "done") {
-    const button = row.state === "pending" ? "" : make("button", { type: "button", "data-again": row.instance, "aria-label": `Try again: ${person(row.PatientName) || row.PatientID}` }, "Try again");
+    const button = row.state === "pending" ? "" : make("button", { type: "button", "data-again": row.instance, "data-created": row.created, "aria-label": `Try again: ${person(row.PatientName) || row.PatientID}` }, "Try again");
     return [make("span", { class: "badge" }, STATES[row.state] ?? row.state), make("span", { class: "reason" }, row.reason), button];
   }
   const found = ranked(row.scores).filter(([name]) => row.findings.includes(name)).map(([name]) => name);
@@ -159,7 +179,16 @@ function turn(rows) {
 byId("results").addEventListener("click", async event => {
   const button = event.target.closest("[data-again]"), row = event.target.closest("tr[data-instance]");
   if (button) {
+    row.querySelector("a").focus({ preventScroll: true }); // a disabled button would lose it
     button.disabled = true;
-    await again(button.dataset.again).then(renew, problem => trouble(problem.message));
+    row.className = "pending";
+    row.querySelector(".badge").textContent = STATES.pending;
+    row.querySelector(".reason").textContent = "";
+    retried.set(button.dataset.again, button.dataset.created);
+    await again(button.dataset.again).catch(problem => {
+      retried.delete(button.dataset.again);
+      trouble(problem.message);
+    });
+    renew();
   } else if (row && !event.target.closest("a") && !getSelection().toString()) row.querySelector("a").click();
 });
