@@ -23,7 +23,8 @@
   $(document).on("pageshow", update);
   $(window).on("hashchange", update); // from one study to another, the page stays shown
   $(document).on("pagebeforecreate", "#lookup", function () {
-    $(this).find("#chest-xray-worklist").remove(); // Explorer may make a page more than once
-    $(this).find("[data-role=content]").append(button("chest-xray-worklist", "Chest X-ray worklist", "../chest-xray/"));
+    $(this).find("#chest-xray-worklist").remove();
+    // Explorer has one content within the other.
+    $(this).children("[data-role=content]").append(button("chest-xray-worklist", "Chest X-ray worklist", "../chest-xray/"));
   });
 })();
