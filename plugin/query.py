@@ -51,7 +51,7 @@ class Query:
     @classmethod
     def read(cls, wish: Mapping[str, str], most: int = MOST, **defaults: Any) -> Self:
         """From a request's parameters. :raises BadQuery: also if one is unknown: misspelt, it would mean all images."""
-        if unknown := sorted(wish.keys() - set(PARAMETERS)):
+        if unknown := sorted(wish.keys() - {*PARAMETERS, ""}):  # an address may end with &
             raise BadQuery(f"There is no parameter {unknown[0]!r}; there are {', '.join(PARAMETERS)}")
         wish = {name: _decoded(value) for name, value in wish.items()}
         values = defaults | {name: wish[name] for name in ("finding", "patient", "study", "series") if name in wish}

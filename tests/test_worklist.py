@@ -147,7 +147,7 @@ def test_most_suspicious_first_by_any_finding_or_by_a_chosen_one(listed: Listed)
         ({"study": "other"}, ["b"]),
         ({"series": "series of a"}, ["a"]),
         ({"study": "other", "state": "done"}, []),
-        ({"state": ""}, ["b", "a", "no date"]),
+        ({"state": "", "": ""}, ["b", "a", "no date"]),
         ({"patient": "Anna, Muller"}, ["b"]),
     ],
 )
