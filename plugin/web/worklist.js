@@ -46,7 +46,8 @@ async function update() {
     const list = await json(`chest-xray/worklist?limit=${PAGE}&${asked}`);
     if (asked !== encoded(query)) return 0; // changed meanwhile
     showList(list);
-    shown = list.complete && !list.rows.some(row => retried.has(row.instance)) ? wanted : null;
+    const settled = row => row.state !== "pending" && !retried.has(row.instance); // the status may be older than the list
+    shown = list.complete && list.rows.every(settled) ? wanted : null;
   }
   return status.queued || shown === null ? BUSY : IDLE;
 }
