@@ -152,7 +152,8 @@ class WorkerPool:
     def _prepare(self) -> Path:
         """In a process of its own, since torch is large and is needed only if the model is not there yet."""
         settings = self._settings
-        command = [sys.executable, "-m", "plugin.weights", "prepare", "--weights", settings.Weights]
+        command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "plugin.weights", "prepare"]
+        command += ["--weights", settings.Weights]
         command += ["--sha256", settings.WeightsSha256] if settings.WeightsSha256 else []
         command += ["--folder", str(settings.model_folder(ROOT))]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603

@@ -34,7 +34,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory, prepared_model: Path) -> Ite
 def archive(pages: Pages) -> dict[str, str]:
     """A patient with two images of one day and one of an earlier day, a skipped image and a failed one."""
     small: dict[str, Any] = {"rows": 300, "columns": 260}
-    cut = radiograph(3, **small, StudyDate="20240301")
+    cut = radiograph(3, rows=1500, columns=1300, StudyDate="20240301")
     cut.PixelData = cut.PixelData[:1000]
     sources = {
         "frontal": radiograph(1, **small),

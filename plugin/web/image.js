@@ -13,12 +13,12 @@ const PREVIEW = "rendered?width=1024&height=1024";
 
 /** `of` is what /chest-xray/of/ says of it. */
 export async function imagePage(instance, of) {
-  const tags = await json(`instances/${encodeURIComponent(instance)}/simplified-tags`);
+  const [tags, first] = await Promise.all([json(`instances/${encodeURIComponent(instance)}/simplified-tags`), markOf(instance)]);
   describe(tags);
   byId("main").className = "one";
   const section = (id, name) => make("section", { id, "aria-label": name });
   byId("main").replaceChildren(section("viewer", "Radiograph"), make("div", { class: "panel" }, section("result", "Result"), section("more", "About this result")));
-  const shown = showImage(instance, tags);
+  const shown = showImage(instance, tags, first.state === "done");
   let last = "";
   follow(async () => {
     let mark;
@@ -45,8 +45,8 @@ function describe(tags) {
   document.title = `${who}, chest X-ray report`;
 }
 
-/** The radiograph: a small picture at once, the stored values as soon as they are there. */
-function showImage(instance, tags) {
+/** The radiograph: a small picture at once if its pixels are `known` to be whole, the stored values as soon as they are there. */
+function showImage(instance, tags, known) {
   const canvas = make("canvas", { tabindex: 0, role: "application", "aria-label": "Radiograph. Arrow keys move it, with Shift they change the window; plus and minus zoom, 0 resets, I inverts." });
   const readout = make("span", { class: "readout" }), note = make("p", { class: "note", role: "status", hidden: true });
   const say = sentence => {
@@ -81,23 +81,30 @@ function showImage(instance, tags) {
   frame.append(label, note);
   byId("viewer").replaceChildren(bar, frame);
   say("Loading the image …");
-  loadImage(instance, tags, shown).then(say);
+  loadImage(instance, tags, shown, known).then(say);
   return shown;
 }
 
-/** Gives what is to be said of the image. */
-async function loadImage(instance, tags, shown) {
-  const rendered = () => ask(`instances/${encodeURIComponent(instance)}/${PREVIEW}`, { headers: { Accept: "image/jpeg" } });
-  const preview = await rendered().then(async answer => createImageBitmap(await answer.blob())).catch(() => null);
-  shown.preview(preview);
+/** Gives what is to be said of the image. Orthanc 1.10 renders pixels that a file does not have, and may end with that: not asked unless `known`. */
+async function loadImage(instance, tags, shown, known) {
+  if (known) await preview(instance, shown);
   try {
     const values = await load(instance);
-    if (values) shown.show(values, { ...windowOf(tags, values), inverted: tags.PhotometricInterpretation === "MONOCHROME1" });
-    return values ? "" : "This image is shown as Orthanc renders it: its window cannot be changed.";
+    if (values) {
+      shown.show(values, { ...windowOf(tags, values), inverted: tags.PhotometricInterpretation === "MONOCHROME1" });
+      return "";
+    }
   } catch (problem) {
-    shown.preview(null); // Orthanc renders even what it cannot read whole
+    shown.preview(null);
     return `Orthanc cannot show this image: ${problem.message}`;
   }
+  if (!known) await preview(instance, shown); // Orthanc could read it
+  return "This image is shown as Orthanc renders it: its window cannot be changed.";
+}
+
+async function preview(instance, shown) {
+  const rendered = ask(`instances/${encodeURIComponent(instance)}/${PREVIEW}`, { headers: { Accept: "image/jpeg" } });
+  shown.preview(await rendered.then(async answer => createImageBitmap(await answer.blob())).catch(() => null));
 }
 
 async function showResult(mark, tags, of, shown) {

@@ -86,3 +86,11 @@ def renamed(data: bytes) -> bytes:
         if entry.key == "version":
             entry.value = "next"
     return bytes(exported.SerializeToString())
+
+
+def test_what_prepares_a_model_ends_with_orthanc(start: Start, tmp_path: Path) -> None:
+    """It takes half a minute at least, and asks nobody meanwhile."""
+    with start(MODEL_FOLDER=str(tmp_path / "none")) as pacs:
+        wait_for(lambda: any("plugin.weights" in one.cmdline() for one in pacs.family()) or None, 20, pacs.log)
+        pacs.kill()  # which looks for what is left
+        pacs.start()
