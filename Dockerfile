@@ -68,7 +68,7 @@ ENV ORTHANC__PYTHON_SCRIPT=/opt/chest-xray/plugin/main.py \
     ORTHANC__CHEST_X_RAY__MODEL_FOLDER=/opt/chest-xray/model \
     WEIGHTS=${WEIGHTS} \
     WEIGHTS_SHA256=${WEIGHTS_SHA256} \
-    GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4194304:glibc.malloc.trim_threshold=16777216 \
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1048576:glibc.malloc.trim_threshold=16777216 \
     ORT_DISABLE_TELEMETRY=1
 VOLUME /var/lib/orthanc/db
 USER 999:999

@@ -172,7 +172,7 @@ def environ_for_orthanc(environ: Mapping[str, str]) -> dict[str, str]:
     What a radiograph took goes back to the system at once, and comes in pages of 2 MB, so that getting it again is
     cheap; what a CT slice took is kept for the next.
     """
-    malloc = {"hugetlb": 1, "mmap_threshold": 4 << 20, "trim_threshold": 16 << 20}
+    malloc = {"hugetlb": 1, "mmap_threshold": 1 << 20, "trim_threshold": 16 << 20}
     tunables = {"GLIBC_TUNABLES": ":".join(f"glibc.malloc.{name}={value}" for name, value in malloc.items())}
     return tunables | {name: value for name, value in environ.items() if name != "CHEST_XRAY_PASSWORD"}
 

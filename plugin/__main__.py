@@ -9,11 +9,13 @@ back: `{"worklist": [path, complete]}`, `{"status": ...}`, `{"position": ...}` i
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -25,6 +27,7 @@ from plugin.settings import Connection, Settings
 from plugin.worklist import Worklist
 
 BREATH = 0.1  # seconds between two looks at the change log while images of other modalities pour in
+BELL = b"{}"
 POOL = {"pool": "changed"}
 VOICE = threading.Lock()  # two threads have something to say
 
@@ -32,12 +35,13 @@ VOICE = threading.Lock()  # two threads have something to say
 def main() -> None:
     """Work until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for Orthanc, which ends us in its own time
-    lines = iter(sys.stdin)
-    start = json.loads(next(lines))
+    heard = _hear(sys.stdin.fileno())
+    first, *others = next(lines for lines in heard if lines)
+    start = json.loads(first)
     connection = Connection(**start["connection"])
     settings = Settings.read(start["settings"], environ={})
     news: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
-    threading.Thread(target=_listen, args=(lines, news), daemon=True).start()
+    threading.Thread(target=_listen, args=(chain([others], heard), news), daemon=True).start()
 
     pool = WorkerPool(connection, settings, changed=lambda: news.put(POOL))
     worklist = Worklist()
@@ -59,7 +63,7 @@ def main() -> None:
 
 
 def _work(dispatcher: Dispatcher, news: SimpleQueue[dict[str, Any] | None]) -> None:
-    pause, looked = 0.0, 0.0
+    pause = 0.0
     while True:
         messages = list(_drain(news, pause))
         if None in messages:
@@ -70,11 +74,6 @@ def _work(dispatcher: Dispatcher, news: SimpleQueue[dict[str, Any] | None]) -> N
             if message and "backfill" in message:
                 dispatcher.backfill(message["backfill"])
         now = time.monotonic()
-        if messages and not any(messages):  # nothing but bells: one look answers many
-            if now < looked + BREATH:
-                pause = looked + BREATH - now
-                continue
-            looked = now
         pause = dispatcher.tick(now)
         if dispatcher.stuck(now):
             _say("warning", "The worker processes do not answer; they are started again, and this process with them")
@@ -91,9 +90,23 @@ def _drain(news: SimpleQueue[dict[str, Any] | None], pause: float) -> Iterable[d
         return
 
 
-def _listen(lines: Iterable[str], news: SimpleQueue[dict[str, Any] | None]) -> None:
-    for line in lines:
-        news.put(json.loads(line))
+def _hear(descriptor: int) -> Iterator[list[bytes]]:
+    """Whole lines, at each time all that are there by then."""
+    rest = b""
+    while heard := os.read(descriptor, 1 << 16):
+        *lines, rest = (rest + heard).split(b"\n")
+        yield lines
+
+
+def _listen(heard: Iterable[list[bytes]], news: SimpleQueue[dict[str, Any] | None]) -> None:
+    """Pass on what is heard; of many bells one, since one look at the change log answers them all."""
+    for lines in heard:
+        for line in lines:
+            if line != BELL:
+                news.put(json.loads(line))
+        if BELL in lines:
+            news.put({})
+            time.sleep(BREATH)
     news.put(None)
 
 
