@@ -140,7 +140,7 @@ def _drawn(seed: int, side: int) -> bytes:
     return to_bytes(radiograph(seed, rows=side, columns=side))
 
 
-def _classifying(folder: Path, side: int, images: int = 60, alone: int = 20) -> list[Row]:
+def _classifying(folder: Path, side: int, images: int = 150, alone: int = 20) -> list[Row]:
     files = [_drawn(seed, side) for seed in range(images + alone + 1)]
     with Pacs(folder / f"classifying {side}") as pacs:
         pacs.wait_until_ready()
