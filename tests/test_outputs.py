@@ -206,8 +206,8 @@ def test_a_wrong_setting_is_said(value: object) -> None:
 
 @pytest.fixture(scope="module")
 def pacs(tmp_path_factory: pytest.TempPathFactory, prepared_model: Path) -> Iterator[Pacs]:
-    options = {"OverwriteInstances": True, "ChestXRay": {"Outputs": ["sr", *KINDS]}}
-    with Pacs(tmp_path_factory.mktemp("pacs"), options, MODEL_FOLDER=str(prepared_model.parent)) as running:
+    environ = {"OUTPUTS": ",".join(("sr", *KINDS)), "MODEL_FOLDER": str(prepared_model.parent)}
+    with Pacs(tmp_path_factory.mktemp("pacs"), {"OverwriteInstances": True}, **environ) as running:
         running.wait_until_ready()
         yield running
 
