@@ -126,8 +126,8 @@ class Settings:
     Outputs: tuple[str, ...] = _setting(
         ("sr",),
         _some_of("sr", "secondary-capture", "pdf"),
-        "What is stored in the study: the SR, always; with `secondary-capture` a picture, with `pdf` a page, too. In the "
-        "variable `OUTPUTS`, with commas between: `sr,secondary-capture,pdf`.",
+        "What is stored in the study: the SR, always; with `secondary-capture` a picture, with `pdf` a page, too. In "
+        "the variable `OUTPUTS`, with commas between: `sr,secondary-capture,pdf`.",
         "OUTPUTS",
         lambda text: [word.strip() for word in text.split(",")],
     )
