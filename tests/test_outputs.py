@@ -15,6 +15,7 @@ import numpy as np
 import pydicom
 import pytest
 from jsonschema import Draft202012Validator
+from selenium.webdriver.common.by import By
 
 from demo.phantoms import radiograph, to_bytes
 from demo.serve import ROOT
@@ -25,6 +26,7 @@ from plugin.inherited import CannotReport
 from plugin.pixels import Pixels
 from plugin.settings import BadSetting, Settings
 from tests import sr_validators
+from tests.browser import Pages, chromium
 from tests.pacs import Pacs
 from tests.sr_reports import NOON, SCORES, STAND_IN, report_on
 from tests.sr_sources import VARIANTS, dataset
@@ -250,6 +252,14 @@ def test_in_orthanc_they_stand_beside_the_sr_once_whatever_happens(pacs: Pacs) -
     assert preview.ok and preview.headers["Content-Type"] == "image/png"
     page = pacs.session.get(f"{pacs.url}/instances/{stored['DOC'][0]}/pdf", timeout=30)
     assert page.content.startswith(b"%PDF-")
+
+    with chromium() as driver:
+        report = Pages(driver, pacs)
+        report.open(f"report?instance={instance}")
+        report.says("nav", "Report to print (PDF)")
+        links = {one.text: str(one.get_attribute("href")) for one in driver.find_elements(By.CSS_SELECTOR, "nav a")}
+    for text, kind in (("Report as a picture (PNG)", "image/png"), ("Report to print (PDF)", "application/pdf")):
+        assert pacs.session.get(links[text], timeout=30).headers["Content-Type"] == kind
 
     pacs.session.post(f"{pacs.url}/instances/{instance}/chest-xray", timeout=30)  # once more: nothing new
     assert pacs.result(instance)["outputs"] == result["outputs"]
