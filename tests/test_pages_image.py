@@ -311,7 +311,7 @@ def test_orthanc_is_not_asked_to_render_what_is_not_there(pages: Pages) -> None:
         found.append(pages.pacs.upload(to_bytes(ds)))
     study = pages.pacs.get(f"/instances/{found[0]}/study")["ID"]
     for address, place, words in (
-        (f"instance={found[0]}", ".note", "Orthanc cannot show this image"),
+        (f"instance={found[0]}", ".note", "This image cannot be shown"),
         (f"study={study}", ".images .none", "Not shown here"),
     ):
         pages.open(f"report?{address}")

@@ -77,11 +77,10 @@ function showImage(instance, tags, known) {
     make("span", { class: "group" }, ...tools),
     make("span", { class: "group" }, control("−", "Smaller", () => shown.zoom(0.8)), control("+", "Larger", () => shown.zoom(1.25)),
       control("Fit", "Fit the whole image", shown.fit), control("1:1", "One pixel of the image for one of the screen", shown.actualSize)),
-    make("span", { class: "group", id: "others", hidden: true }),
     make("span", { class: "group" }, control("Invert", "Invert black and white", shown.invert), control("Reset", "Reset window, zoom and place", shown.reset)),
-    readout);
+    make("span", { class: "group", id: "others", hidden: true }));
   const label = make("p", { class: "watermark", id: "watermark", hidden: true }, "Stand-in weights: this means nothing");
-  frame.append(label, note);
+  frame.append(label, note, readout);
   byId("viewer").replaceChildren(bar, frame);
   say("Loading the image …");
   loadImage(instance, tags, shown, known).then(say);
@@ -131,7 +130,7 @@ async function loadImage(instance, tags, shown, known) {
     }
   } catch (problem) {
     shown.preview(null);
-    return `Orthanc cannot show this image: ${problem.message}`;
+    return `This image cannot be shown. ${problem.message}`;
   }
   if (!known) await preview(instance, shown); // Orthanc could read it
   return "This image is shown as Orthanc renders it: its window cannot be changed.";
