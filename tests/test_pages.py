@@ -293,6 +293,19 @@ def test_a_second_image_of_the_study_appears_by_itself(pages: Pages, archive: di
         pages.pacs.session.delete(f"{pages.pacs.url}/instances/{instance}", timeout=10)
 
 
+def test_viewers_are_linked_where_orthanc_has_them(pages: Pages, archive: dict[str, str]) -> None:
+    uid = pages.pacs.get(f"/instances/{archive['frontal']}/simplified-tags")["StudyInstanceUID"]
+    pages.open("report")
+    script = """const [uid, done] = arguments;
+        window.fetch = async () => Response.json(['dicom-web', 'stone-webviewer', 'ohif', 'orthanc-explorer-2']);
+        import('./viewers.js').then(viewers => viewers.viewersOf(uid)).then(done)"""
+    assert dict(pages.driver.execute_async_script(script, uid)) == {
+        "Stone Web Viewer": f"{pages.pacs.url}/stone-webviewer/index.html?study={uid}",
+        "OHIF": f"{pages.pacs.url}/ohif/viewer?StudyInstanceUIDs={uid}",
+        "Orthanc Explorer 2": f"{pages.pacs.url}/ui/app/#/filtered-studies?StudyInstanceUID={uid}&expand=study",
+    }
+
+
 def test_the_sr_leads_to_its_images_report(pages: Pages, archive: dict[str, str]) -> None:
     sr = pages.pacs.result(archive["frontal"])["sr"]["instance"]
     pages.open(f"report?instance={sr}")
