@@ -101,7 +101,7 @@ function showOthers(instance, all) {
     button.addEventListener("click", event => go(event.detail ? "" : `#${id}`)); // 0 from the keyboard
     return { button, go };
   };
-  const previous = way("previous", "‹", "Previous image of the study", all[at - 1]), next = way("next", "›", "Next image of the study", all[at + 1]);
+  const previous = way("previous", "‹", "Previous image of the study (Page Up on the image)", all[at - 1]), next = way("next", "›", "Next image of the study (Page Down on the image)", all[at + 1]);
   place.hidden = all.length < 2 || at < 0;
   place.replaceChildren(previous.button, make("span", { class: "place" }, `${number(at + 1)} of ${number(all.length)}`), next.button);
   canvas.onkeydown = event => {
