@@ -14,7 +14,7 @@ SYSTEM_CLUSTER := orthanc-postgresql postgresql
 SYSTEM_TEST := chromium chromium-driver dcmtk dicom3tools default-jre-headless libpixelmed-java
 SYSTEM_IMAGE := buildah ca-certificates mmdebstrap podman runc
 
-export HTTP_PORT DICOM_PORT STORAGE WEIGHTS WEIGHTS_SHA256 DICOM RESULTS ONCE FULL IMAGES
+export HTTP_PORT DICOM_PORT STORAGE WEIGHTS WEIGHTS_SHA256 OUTPUTS DICOM RESULTS ONCE FULL IMAGES
 
 .PHONY: help demo serve install samples stand-in model-repository test test-faults soak test-cluster test-image lint verify audit
 .PHONY: bench screenshots lock system system-test system-image system-cluster clean

@@ -217,7 +217,7 @@ def status(summary: Mapping[str, object], report: Report) -> int:
     """The exit status; see EPILOG."""
     if "error" in summary:
         return 130 if summary["error"] == STOPPED else 2
-    stored = any(report.counts[each] for each in (NEW, KNOWN, REPLACED, OTHER))
+    stored = any(report.counts[each] for each in HELD)
     return int(not stored or any(report.counts[each] for each in (REFUSED, "failed", "pending")))
 
 
@@ -228,6 +228,7 @@ def arguments(env: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("upload.py", description=about, epilog=EPILOG, formatter_class=layout)
     add, listed = parser.add_argument, "send what FILE, or -, lists: a path a line, or find -print0"
     add("paths", nargs="*", type=existing, metavar="PATH", help="what to send, see below")
+    add("-r", "--recursive", action="store_true", default=True, help="folders with all that is below them (always so)")
     add("--files-from", type=existing, metavar="FILE", help=listed)
     add("-n", "--dry-run", action="store_true", help="send nothing, and say what would be sent")
     add_server(parser, env)

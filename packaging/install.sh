@@ -27,6 +27,7 @@ CHEST_XRAY_PASSWORD=$password
 #DICOM_PORT=4242
 #WEIGHTS=densenet121-res224-all
 #WEIGHTS_SHA256=
+#OUTPUTS=sr,secondary-capture,pdf
 END
 fi
 

@@ -32,7 +32,7 @@ from plugin.pixels import Pixels
 from plugin.report import Model, Report
 from plugin.summary_image import top_finding
 
-FORM: Final = 1
+FORM: Final = 2
 """Goes into every SOPInstanceUID. Raise it whenever the same result is shown differently than before."""
 
 SERIES: Final = MappingProxyType(

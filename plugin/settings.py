@@ -79,8 +79,11 @@ def _whole(low: int, high: int) -> Callable[[Any], int]:
     return check
 
 
-def _setting(default: Any, check: Callable[[Any], Any], about: str, variable: str = "") -> Any:
-    return field(default=default, metadata={"check": check, "about": about, "variable": variable})
+def _setting(
+    default: Any, check: Callable[[Any], Any], about: str, variable: str = "", parse: Callable[[str], Any] = str
+) -> Any:
+    """`parse` makes of the variable's text what stands in the file."""
+    return field(default=default, metadata={"check": check, "about": about, "variable": variable, "parse": parse})
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,10 @@ class Settings:
     Outputs: tuple[str, ...] = _setting(
         ("sr",),
         _some_of("sr", "secondary-capture", "pdf"),
-        "What is stored in the study: the SR, always; with `secondary-capture` a picture, with `pdf` a page, too.",
+        "What is stored in the study: the SR, always; with `secondary-capture` a picture, with `pdf` a page, too. In "
+        "the variable `OUTPUTS`, with commas between: `sr,secondary-capture,pdf`.",
+        "OUTPUTS",
+        lambda text: [word.strip() for word in text.split(",")],
     )
     Python: str = _setting("", _text, "The interpreter for the worker processes; empty: the project's own, or python3.")
     Workers: int = _setting(
@@ -157,11 +163,11 @@ class Settings:
             variable = setting.metadata["variable"]
             given = environ.get(variable) if variable else None
             where = variable if given else f"{SECTION}.{name}"
-            value = given or section.get(name, setting.default)
+            value = setting.metadata["parse"](given) if given else section.get(name, setting.default)
             try:
                 values[name] = setting.metadata["check"](value)
             except ValueError as allowed:
-                raise BadSetting(f"{where} is {value!r}; it must be {allowed}") from None
+                raise BadSetting(f"{where} is {given or value!r}; it must be {allowed}") from None
         if values["Servers"] and values["Engine"] != "onnx":
             raise BadSetting(
                 f"{SECTION}.Engine is {values['Engine']!r}; with {SECTION}.Servers it must be 'onnx', the last resort"

@@ -20,7 +20,7 @@ WIDTH, HEIGHT = 1280, 896
 MARGIN = 32
 PICTURE: Final = (MARGIN, MARGIN, 768, 768)
 """Left, top, and the size that the radiograph may have."""
-BARS: Final = (848, 128, 360, 32)
+BARS: Final = (848, 128, 384, 32)
 """Left, top, the length of a score of 1, and the height of a row."""
 
 Colour = tuple[int, int, int]
@@ -33,23 +33,25 @@ ALARM: Final[Colour] = (235, 70, 70)
 
 INFERNO: Final = np.array(
     [
-        (0, 0, 4),
-        (40, 11, 84),
-        (101, 21, 110),
-        (159, 42, 99),
-        (212, 72, 66),
-        (245, 125, 21),
-        (250, 193, 39),
-        (252, 255, 164),
+        list(bytes.fromhex(colour))
+        for colour in ("000004", "210c4a", "56106e", "89226a", "bb3754", "e35932", "f98c0a", "f9c932", "fcffa4")
     ],
     np.float32,
 )
-"""Eight equal steps of matplotlib's perceptually uniform colour map of this name (CC0)."""
+"""Nine points of matplotlib's perceptually uniform colour map of this name (CC0), as in plugin/web/activation.js."""
 OPACITY: Final = 0.6
-"""Of the strongest activation; none where there is none."""
+"""Of the map, as the page has it at first."""
+DASH: Final = 6
+"""Pixels of a dash, and of the gap after it."""
+DASHES: Final = 8 / 15
+"""Opacity of the dashes' white."""
 BRIGHTNESS: Final = (0.5, 99.5)
 """The percentiles of the image that become black and white."""
 
+LEGEND: Final = """\
+The dashed square is what the model saw.
+The colours end at this map's own highest value:
+compare places, not findings."""
 STAND_IN: Final = "TEST ONLY: STAND-IN WEIGHTS. THESE SCORES MEAN NOTHING."
 
 
@@ -77,11 +79,12 @@ def overlaid(pixels: Pixels, maps: ActivationMaps, finding: int, size: int) -> I
     scale = size / max(rows, columns)
     grey = _grey(pixels, (max(1, round(columns * scale)), max(1, round(rows * scale))))
     row, column, crop = (round(edge * scale) for edge in maps.crop)
-    heat = np.zeros(grey.shape, np.float32)
-    shown = heat[row : row + crop, column : column + crop]
-    shown[:] = _enlarged(maps.maps[finding], shown.shape)
-    opacity = OPACITY * heat[..., None]
-    return Image.fromarray((grey[..., None] * (1 - opacity) + _coloured(heat) * opacity).astype(np.uint8))
+    picture = np.repeat(grey[..., None], 3, -1)
+    seen = picture[row : row + max(1, crop), column : column + max(1, crop)]
+    colours, opacity = evidence(maps.maps[finding], seen.shape[:2])
+    seen += (colours - seen) * (OPACITY * opacity[..., None])
+    seen += (255 - seen) * (DASHES * _dashed(seen.shape[:2])[..., None])
+    return Image.fromarray(picture.round().astype(np.uint8))
 
 
 def _grey(pixels: Pixels, size: tuple[int, int]) -> npt.NDArray[np.float32]:
@@ -93,20 +96,30 @@ def _grey(pixels: Pixels, size: tuple[int, int]) -> npt.NDArray[np.float32]:
     return np.asarray(255 - grey if pixels.inverted else grey, np.float32)
 
 
-def _enlarged(activation: npt.NDArray[np.float32], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """What speaks for the finding, 0..1, each value in the middle of its part of the crop."""
-    for_it = activation.clip(0)
-    if not for_it.any():
-        return np.zeros(shape, np.float32)
+def evidence(
+    activation: npt.NDArray[np.float32], shape: tuple[int, ...]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """A map as the page shows it: its colours, (rows, columns, 3), and their opacity, 0..1, (rows, columns).
+
+    Each of the 7 x 7 values stands in the middle of its part of the crop, with straight lines between them. What does
+    not speak for the finding has no opacity, and faint evidence less.
+    """
     rows, columns = shape
-    large = Image.fromarray(for_it / for_it.max()).resize((columns, rows), Image.Resampling.BICUBIC)
-    return np.asarray(large).clip(0, 1)
+    highest = max(float(activation.max()), 1e-6)
+    large = Image.fromarray(activation / highest).resize((columns, rows), Image.Resampling.BILINEAR)
+    share = np.asarray(large).clip(0, 1)
+    points = np.linspace(0, 1, len(INFERNO))
+    colours = np.stack([np.interp(share, points, INFERNO[:, channel]) for channel in range(3)], -1)
+    return colours.astype(np.float32), (2 * share).clip(0, 1)
 
 
-def _coloured(heat: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """0..1 to INFERNO, (..., 3)."""
-    steps = np.linspace(0, 1, len(INFERNO))
-    return np.stack([np.interp(heat, steps, INFERNO[:, channel]) for channel in range(3)], -1).astype(np.float32)
+def _dashed(shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """The edge of a rectangle in dashes: what the model saw."""
+    edge = np.zeros(shape, bool)
+    down, across = (np.arange(length) // DASH % 2 == 0 for length in shape)
+    edge[[0, -1], :] = across
+    edge[:, [0, -1]] |= down[:, None]
+    return edge
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
@@ -116,7 +129,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 def _heading(draw: ImageDraw.ImageDraw, report: Report) -> None:
     left = BARS[0]
     draw.text((left, MARGIN), "Chest X-ray AI scores", TEXT, _font(28))
-    draw.text((left, MARGIN + 40), f"In colour: {_shown(top_finding(report))}", FAINT, _font(16))
+    draw.text((left, MARGIN + 40), f"In colour: evidence for {_shown(top_finding(report))}", FAINT, _font(16))
     line = f"{report.model.name}, {report.model.weights} weights {report.model.weights_sha256[:12]}"
     draw.text((left, MARGIN + 62), line, FAINT, _font(14))
 
@@ -135,6 +148,7 @@ def _bars(draw: ImageDraw.ImageDraw, report: Report) -> None:
     draw.text(
         (point, top + len(ranked) * height + 4), f"{OPERATING_POINT} operating point", TEXT, _font(13), anchor="ma"
     )
+    draw.multiline_text((left, top + len(ranked) * height + 30), LEGEND, FAINT, _font(13))
 
 
 def _small_print(draw: ImageDraw.ImageDraw, report: Report) -> None:

@@ -23,6 +23,7 @@ import psutil
 import pydicom
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3 import Retry
 
 from demo.serve import ROOT, Account, environ_for_orthanc, orthanc_command
 from tests.image import container
@@ -63,7 +64,8 @@ class Pacs:
         self.session = requests.Session()
         self.session.auth = (self.user, self.password)
         self.session.trust_env = False
-        self.session.mount(self.url, HTTPAdapter(max_retries=3))
+        # Orthanc closes a connection that is idle for a second, perhaps just as a request sets out on it.
+        self.session.mount(self.url, HTTPAdapter(max_retries=Retry(3, allowed_methods=None)))
 
     def __enter__(self) -> Self:
         self.start()

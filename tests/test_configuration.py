@@ -24,6 +24,12 @@ def test_every_variable_of_the_reference_is_read_somewhere() -> None:
         assert variable.startswith("ORTHANC__") or variable in sources, variable
 
 
+@pytest.mark.parametrize("file", ["Makefile", "compose.yaml", "packaging/install.sh"])
+def test_whoever_starts_it_can_name_the_weights_and_the_outputs(file: str) -> None:
+    words = set(re.findall(r"[A-Z_0-9]+", (ROOT / file).read_text()))
+    assert {"WEIGHTS", "WEIGHTS_SHA256", "OUTPUTS"} <= words
+
+
 @pytest.mark.parametrize(
     ("key", "variable"),
     [("TimeLimit", "ORTHANC__CHEST_X_RAY__TIME_LIMIT"), ("WeightsSha256", "ORTHANC__CHEST_X_RAY__WEIGHTS_SHA256")],

@@ -15,6 +15,7 @@ import numpy as np
 import pydicom
 import pytest
 from jsonschema import Draft202012Validator
+from selenium.webdriver.common.by import By
 
 from demo.phantoms import radiograph, to_bytes
 from demo.serve import ROOT
@@ -25,6 +26,7 @@ from plugin.inherited import CannotReport
 from plugin.pixels import Pixels
 from plugin.settings import BadSetting, Settings
 from tests import sr_validators
+from tests.browser import Pages, chromium
 from tests.pacs import Pacs
 from tests.sr_reports import NOON, SCORES, STAND_IN, report_on
 from tests.sr_sources import VARIANTS, dataset
@@ -69,17 +71,26 @@ def complaints(data: bytes, folder: Path) -> list[str]:
 @pytest.mark.parametrize("shape", [(300, 420), (420, 300), (300, 300)])
 @pytest.mark.parametrize("part", [(0, 0), (6, 0), (2, 5), (3, 3)])
 def test_the_map_lights_up_where_the_evidence_lies(shape: tuple[int, int], part: tuple[int, int]) -> None:
-    picture = np.asarray(summary_image.overlaid(black(*shape), spot(*part, *shape), 0, 768), np.float32).sum(2)
     row, column, size = pixels.center_crop(*shape)
+    nothing = ActivationMaps(np.full((18, 7, 7), -1, np.float32), *shape, (row, column, size))
+    picture, dashes = (
+        np.asarray(summary_image.overlaid(black(*shape), maps, 0, 768), np.float32).sum(2)
+        for maps in (spot(*part, *shape), nothing)
+    )
+    picture[dashes > 0] = 0
     scale = picture.shape[0] / shape[0]
     expected = [scale * (first + size * (index + 0.5) / 7) for first, index in zip((row, column), part, strict=True)]
     weights = picture / picture.sum()
     found = [float((weights.sum(1 - axis) * (np.arange(len(weights.sum(1 - axis))) + 0.5)).sum()) for axis in (0, 1)]
     assert found == pytest.approx(expected, abs=scale * size / 7 / 3)
     outside = np.ones_like(picture, bool)
-    top, left, edge = (round(value * scale) for value in (row, column, size))
-    outside[top : top + edge, left : left + edge] = False
-    assert not picture[outside].any()  # the model did not see it
+    top, left, edge_length = (round(value * scale) for value in (row, column, size))
+    outside[top : top + edge_length, left : left + edge_length] = False
+    assert not picture[outside].any() and not dashes[outside].any()  # the model did not see it
+    edge = np.zeros_like(outside)
+    edge[top : top + edge_length, left : left + edge_length] = True
+    edge[top + 1 : top + edge_length - 1, left + 1 : left + edge_length - 1] = False
+    assert 0.45 < (dashes[edge] > 0).mean() < 0.6 and not dashes[~edge].any()
 
 
 def test_bone_is_bright_and_a_map_without_evidence_changes_nothing() -> None:
@@ -88,9 +99,15 @@ def test_bone_is_bright_and_a_map_without_evidence_changes_nothing() -> None:
     plain, inverted = (
         np.asarray(summary_image.overlaid(Pixels(ramp, 8, mono1, ()), maps, 0, 128)) for mono1 in (False, True)
     )
-    assert plain[0, 0].max() == 0 and plain[0, -1].min() == 255
-    assert inverted[0, 0].min() == 255 and inverted[0, -1].max() == 0
+    gap = summary_image.DASH  # the row of the first one in the dashed edge
+    assert plain[gap, 0].max() == 0 and plain[gap, -1].min() == 255
+    assert inverted[gap, 0].min() == 255 and inverted[gap, -1].max() == 0
     assert (plain[..., 0] == plain[..., 2]).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 2000), (2000, 1), (3, 5)])
+def test_an_image_of_any_shape_has_its_picture(shape: tuple[int, int]) -> None:
+    assert max(summary_image.overlaid(black(*shape), spot(3, 3, *shape), 0, 768).size) == 768
 
 
 def test_stand_in_weights_are_said_on_the_picture_and_in_the_series() -> None:
@@ -206,8 +223,8 @@ def test_a_wrong_setting_is_said(value: object) -> None:
 
 @pytest.fixture(scope="module")
 def pacs(tmp_path_factory: pytest.TempPathFactory, prepared_model: Path) -> Iterator[Pacs]:
-    options = {"OverwriteInstances": True, "ChestXRay": {"Outputs": ["sr", *KINDS]}}
-    with Pacs(tmp_path_factory.mktemp("pacs"), options, MODEL_FOLDER=str(prepared_model.parent)) as running:
+    environ = {"OUTPUTS": ",".join(("sr", *KINDS)), "MODEL_FOLDER": str(prepared_model.parent)}
+    with Pacs(tmp_path_factory.mktemp("pacs"), {"OverwriteInstances": True}, **environ) as running:
         running.wait_until_ready()
         yield running
 
@@ -235,6 +252,14 @@ def test_in_orthanc_they_stand_beside_the_sr_once_whatever_happens(pacs: Pacs) -
     assert preview.ok and preview.headers["Content-Type"] == "image/png"
     page = pacs.session.get(f"{pacs.url}/instances/{stored['DOC'][0]}/pdf", timeout=30)
     assert page.content.startswith(b"%PDF-")
+
+    with chromium() as driver:
+        report = Pages(driver, pacs)
+        report.open(f"report?instance={instance}")
+        report.says("nav", "Report to print (PDF)")
+        links = {one.text: str(one.get_attribute("href")) for one in driver.find_elements(By.CSS_SELECTOR, "nav a")}
+    for text, kind in (("Report as a picture (PNG)", "image/png"), ("Report to print (PDF)", "application/pdf")):
+        assert pacs.session.get(links[text], timeout=30).headers["Content-Type"] == kind
 
     pacs.session.post(f"{pacs.url}/instances/{instance}/chest-xray", timeout=30)  # once more: nothing new
     assert pacs.result(instance)["outputs"] == result["outputs"]

@@ -249,6 +249,63 @@ def test_a_finding_is_chosen_with_the_keyboard(pages: Pages, archive: dict[str, 
     assert (pages.canvas() == plain).all()
 
 
+def test_one_image_leads_to_the_study_s_next(pages: Pages, archive: dict[str, str]) -> None:
+    first, second = pages.pacs.get(f"/chest-xray/of/{archive['study']}")["instances"]
+    pages.open(f"report?instance={first}&finding=Mass&order=model")
+    pages.says(".place", "1 of 2")
+    assert not pages.find("#previous").is_enabled()
+    pages.find("#next").click()
+    pages.until(lambda: f"instance={second}" in pages.driver.current_url or None)
+    pages.says(".place", "2 of 2")
+    assert not pages.find("#next").is_enabled()
+    assert pages.find("[data-finding=Mass]").get_attribute("aria-pressed") == "true"
+    assert pages.find("#order").get_attribute("value") == "model"
+    pages.find("canvas[role=application]").send_keys(Keys.PAGE_UP)
+    pages.until(lambda: f"instance={first}" in pages.driver.current_url or None)
+    pages.says(".place", "1 of 2")
+    pages.driver.switch_to.active_element.send_keys(Keys.PAGE_UP)  # which leads nowhere
+    assert pages.driver.switch_to.active_element.get_attribute("role") == "application"
+    pages.driver.switch_to.active_element.send_keys(Keys.PAGE_DOWN)
+    pages.says(".place", "2 of 2")
+    pages.find("#previous").send_keys(Keys.ENTER)
+    pages.says(".place", "1 of 2")  # where there is no way back any more
+    assert pages.driver.switch_to.active_element.get_attribute("role") == "application"
+    pages.open(f"report?study={archive['study']}")
+    pages.find(".images a")
+    shown = pages.run("return [...document.querySelectorAll('.images a')].map(a => a.dataset.instance)")
+    assert shown == [first, second]
+    pages.open(f"report?instance={archive['earlier']}")  # alone in its study
+    pages.find(".trends svg")
+    assert not pages.driver.find_element(By.ID, "others").is_displayed()
+
+
+def test_a_second_image_of_the_study_appears_by_itself(pages: Pages, archive: dict[str, str]) -> None:
+    small: dict[str, Any] = {"rows": 64, "columns": 64, "patient_id": "TWO"}
+    first = pages.pacs.upload(to_bytes(radiograph(64, **small)))
+    pages.pacs.result(first)
+    pages.open(f"report?instance={first}")
+    pages.find("[data-finding]")
+    assert not pages.driver.find_element(By.ID, "others").is_displayed()
+    second = pages.pacs.upload(to_bytes(radiograph(64, view="LL", **small)))
+    pages.run("document.dispatchEvent(new Event('visibilitychange'))")  # as when one comes back to the tab
+    pages.says(".place", "1 of 2")
+    for instance in (first, second):
+        pages.pacs.session.delete(f"{pages.pacs.url}/instances/{instance}", timeout=10)
+
+
+def test_viewers_are_linked_where_orthanc_has_them(pages: Pages, archive: dict[str, str]) -> None:
+    uid = pages.pacs.get(f"/instances/{archive['frontal']}/simplified-tags")["StudyInstanceUID"]
+    pages.open("report")
+    script = """const [uid, done] = arguments;
+        window.fetch = async () => Response.json(['dicom-web', 'stone-webviewer', 'ohif', 'orthanc-explorer-2']);
+        import('./viewers.js').then(viewers => viewers.viewersOf(uid)).then(done)"""
+    assert dict(pages.driver.execute_async_script(script, uid)) == {
+        "Stone Web Viewer": f"{pages.pacs.url}/stone-webviewer/index.html?study={uid}",
+        "OHIF": f"{pages.pacs.url}/ohif/viewer?StudyInstanceUIDs={uid}",
+        "Orthanc Explorer 2": f"{pages.pacs.url}/ui/app/#/filtered-studies?StudyInstanceUID={uid}&expand=study",
+    }
+
+
 def test_the_sr_leads_to_its_images_report(pages: Pages, archive: dict[str, str]) -> None:
     sr = pages.pacs.result(archive["frontal"])["sr"]["instance"]
     pages.open(f"report?instance={sr}")

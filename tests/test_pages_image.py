@@ -19,8 +19,10 @@ from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
 from skimage.color import rgb2lab
 
 from demo.phantoms import radiograph, to_bytes
-from plugin import analysis, marks
+from plugin import analysis, marks, summary_image
+from plugin.activation import ActivationMaps
 from plugin.classifier import Classifier
+from plugin.pixels import Pixels
 from tests import oracle
 from tests.browser import Pages, chromium
 from tests.pacs import Pacs
@@ -309,7 +311,7 @@ def test_orthanc_is_not_asked_to_render_what_is_not_there(pages: Pages) -> None:
         found.append(pages.pacs.upload(to_bytes(ds)))
     study = pages.pacs.get(f"/instances/{found[0]}/study")["ID"]
     for address, place, words in (
-        (f"instance={found[0]}", ".note", "Orthanc cannot show this image"),
+        (f"instance={found[0]}", ".note", "This image cannot be shown"),
         (f"study={study}", ".images .none", "Not shown here"),
     ):
         pages.open(f"report?{address}")
@@ -318,7 +320,6 @@ def test_orthanc_is_not_asked_to_render_what_is_not_there(pages: Pages) -> None:
         asked = pages.run("return performance.getEntriesByType('resource').map(entry => entry.name)")
         assert not [one for one in asked if "/rendered" in one]
     assert pages.pacs.get("/system")
-
 
 
 def test_the_colours_grow_brighter_in_equal_steps(pages: Pages) -> None:
@@ -330,6 +331,39 @@ def test_the_colours_grow_brighter_in_equal_steps(pages: Pages) -> None:
     steps = np.diff(lightness)
     assert steps.min() > 0.4 * steps.mean()  # CIELAB, which is not the space that it was made in
     assert steps.max() < 1.6 * steps.mean()
+
+
+def test_the_picture_that_is_stored_shows_a_map_as_the_page_does(pages: Pages) -> None:
+    rows, columns, bits = 448, 600, 12
+    stored = np.tile(np.linspace(200, 3800, columns).astype(np.uint16), (rows, 1))
+    low, high = np.percentile(stored, summary_image.BRIGHTNESS)
+    window = {"WindowCenter": round((low + high + 1) / 2), "WindowWidth": round(high - low + 1)}
+    instance = pages.pacs.upload(with_pixels(stored, bits, **window))
+    maps = np.random.default_rng(3).normal(0, 1, (2, 7, 7)).astype(np.float16)
+    maps[..., 0] = -1  # nothing is coloured where the dashes are compared
+    write_mark(pages, instance, rows, columns, maps)
+    pages.open(f"report?instance={instance}&finding=Mass")
+    pages.loaded()
+    pages.run("[...document.querySelectorAll('.toolbar button')].find(b => b.textContent === '1:1').click()")
+    screen = pages.canvas()
+    top, left = ((outer - inner + 1) // 2 for outer, inner in zip(screen.shape, stored.shape, strict=False))
+    shown = screen[top : top + rows, left : left + columns].astype(int)
+
+    crop = (0, (columns - rows) // 2, rows)
+    activation = ActivationMaps(maps.astype(np.float32), rows, columns, crop)
+    picture = np.asarray(summary_image.overlaid(Pixels(stored, bits, False, ()), activation, 1, columns)).astype(int)
+    assert picture.shape == shown.shape
+    edge = np.zeros((rows, columns), bool)  # the dashes, which begin elsewhere on a screen
+    edge[[0, 1, -2, -1]] = True
+    edge[:, [column + offset for column in (crop[1], crop[1] + rows) for offset in (-2, -1, 0, 1)]] = True
+    difference = np.abs(picture - shown).max(axis=2)[~edge]
+    assert np.ptp(picture, axis=2).max() > 100  # there is something to compare
+    assert difference.mean() < 1 and difference.max() <= 20  # the page's is half as fine, and made larger
+    there, here = (
+        (image[:, crop[1] - 2 : crop[1] + 2, 0] - image[:, crop[1] - 3, :1]).sum(axis=1) for image in (shown, picture)
+    )
+    assert here.max() == pytest.approx(there.max(), rel=0.1) and here.max() > 100  # as white, in one pixel or two
+    assert np.count_nonzero(here > 60) == pytest.approx(np.count_nonzero(there > 60), rel=0.1)
 
 
 def test_half_floats_are_read_as_numpy_writes_them(pages: Pages) -> None:

@@ -55,6 +55,16 @@ def test_the_environment_overrides_the_file_and_is_named_when_wrong() -> None:
         Settings.read({}, {"WEIGHTS_SHA256": "zz"})
 
 
+def test_a_list_in_a_variable_has_commas() -> None:
+    assert Settings.read({"Outputs": ["pdf"]}, {"OUTPUTS": "sr, secondary-capture"}).Outputs == (
+        "sr",
+        "secondary-capture",
+    )
+    assert Settings.read({"Outputs": ["pdf"]}, {"OUTPUTS": ""}).Outputs == ("pdf",)
+    with pytest.raises(BadSetting, match=r"^OUTPUTS is 'sr,png'; it must be a list with some of sr, "):
+        Settings.read({}, {"OUTPUTS": "sr,png"})
+
+
 def test_workers_that_wait_for_servers_are_twice_as_many() -> None:
     alone = Settings.read({}, {}).workers
     assert Settings.read({"Servers": ["grpc://a:1", "https://b:8000/v"]}, {}).workers == 2 * alone

@@ -116,7 +116,7 @@ def test_a_folder_with_everything_in_it(server: str, tmp_path: Path, capsys: pyt
     assert lines[-1] == "8 files: 3 new, 0 already there, 2 refused, 2 not DICOM, 1 DICOMDIR"
     assert len(requests.get(f"{server}/instances", timeout=5).json()) == 3
 
-    assert upload.main(["--url", server, str(scans / "deep"), str(scans / "two")]) == 0
+    assert upload.main(["--url", server, "--recursive", str(scans / "deep"), str(scans / "two")]) == 0
     assert capsys.readouterr().out == "2 files: 0 new, 2 already there, 0 refused, 0 not DICOM\n"
 
 

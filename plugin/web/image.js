@@ -9,6 +9,7 @@ import { viewer } from "./viewer.js";
 import { viewersOf } from "./viewers.js";
 
 const SOON = 1500, LATER = 20000;
+const OUTPUTS = { "secondary-capture": ["Report as a picture (PNG)", "preview"], pdf: ["Report to print (PDF)", "pdf"] };
 const PREVIEW = "rendered?width=1024&height=1024";
 
 /** `of` is what /chest-xray/of/ says of it. */
@@ -33,6 +34,7 @@ export async function imagePage(instance, of) {
       last = JSON.stringify(mark);
       await showResult(mark, tags, of, shown);
     }
+    showOthers(instance, (await json(`chest-xray/of/${encodeURIComponent(of.study)}`)).instances);
     return mark.state === "pending" ? SOON : LATER;
   });
 }
@@ -47,7 +49,7 @@ function describe(tags) {
 
 /** The radiograph: a small picture at once if its pixels are `known` to be whole, the stored values as soon as they are there. */
 function showImage(instance, tags, known) {
-  const canvas = make("canvas", { tabindex: 0, role: "application", "aria-label": "Radiograph. Arrow keys move it, with Shift they change the window; plus and minus zoom, 0 resets, I inverts." });
+  const canvas = make("canvas", { tabindex: 0, role: "application", id: "radiograph", "aria-label": "Radiograph. Arrow keys move it, with Shift they change the window; plus and minus zoom, 0 resets, I inverts. Page Up and Page Down lead to the study's other images." });
   const readout = make("span", { class: "readout" }), note = make("p", { class: "note", role: "status", hidden: true });
   const say = sentence => {
     note.textContent = sentence;
@@ -76,13 +78,45 @@ function showImage(instance, tags, known) {
     make("span", { class: "group" }, control("−", "Smaller", () => shown.zoom(0.8)), control("+", "Larger", () => shown.zoom(1.25)),
       control("Fit", "Fit the whole image", shown.fit), control("1:1", "One pixel of the image for one of the screen", shown.actualSize)),
     make("span", { class: "group" }, control("Invert", "Invert black and white", shown.invert), control("Reset", "Reset window, zoom and place", shown.reset)),
-    readout);
+    make("span", { class: "group", id: "others", hidden: true }));
   const label = make("p", { class: "watermark", id: "watermark", hidden: true }, "Stand-in weights: this means nothing");
-  frame.append(label, note);
+  frame.append(label, note, readout);
   byId("viewer").replaceChildren(bar, frame);
   say("Loading the image …");
   loadImage(instance, tags, shown, known).then(say);
   return shown;
+}
+
+const came = location.hash.slice(1); // by which key from another image; the address is made anew
+let others = "";
+
+/** Ways to the images before and after this one in its study; what is chosen here stays chosen there, and the keyboard where it is. */
+function showOthers(instance, all) {
+  if (others === all.join()) return; // the keyboard may be there
+  others = all.join();
+  const at = all.indexOf(instance), place = byId("others"), canvas = byId("radiograph");
+  const way = (id, text, title, other) => {
+    const button = make("button", { type: "button", id, title, "aria-label": title, disabled: !other }, text);
+    const go = from => other && location.assign(`${reportOf("instance", other, chosenHere())}${from}`);
+    button.addEventListener("click", event => go(event.detail ? "" : `#${id}`)); // 0 from the keyboard
+    return { button, go };
+  };
+  const previous = way("previous", "‹", "Previous image of the study (Page Up on the image)", all[at - 1]), next = way("next", "›", "Next image of the study (Page Down on the image)", all[at + 1]);
+  place.hidden = all.length < 2 || at < 0;
+  place.replaceChildren(previous.button, make("span", { class: "place" }, `${number(at + 1)} of ${number(all.length)}`), next.button);
+  canvas.onkeydown = event => {
+    const to = { PageUp: previous, PageDown: next }[event.key];
+    if (!to || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    to.go("#radiograph");
+  };
+  const held = ["radiograph", "previous", "next"].includes(came) && byId(came);
+  if (held && document.activeElement === document.body) (held.disabled ? canvas : held).focus();
+}
+
+function chosenHere() {
+  const query = new URLSearchParams(location.search);
+  return Object.fromEntries(["finding", "order"].filter(name => query.get(name)).map(name => [name, query.get(name)]));
 }
 
 /** Gives what is to be said of the image. Orthanc 1.10 renders pixels that a file does not have, and may end with that: not asked unless `known`. */
@@ -96,7 +130,7 @@ async function loadImage(instance, tags, shown, known) {
     }
   } catch (problem) {
     shown.preview(null);
-    return `Orthanc cannot show this image: ${problem.message}`;
+    return `This image cannot be shown. ${problem.message}`;
   }
   if (!known) await preview(instance, shown); // Orthanc could read it
   return "This image is shown as Orthanc renders it: its window cannot be changed.";
@@ -207,6 +241,7 @@ async function links(mark, tags, of) {
   const all = [
     ["Image in Orthanc", explorer("instance", mark.instance)], ["Study in Orthanc", explorer("study", of.study)],
     ...(mark.sr ? [["Report (DICOM SR) in Orthanc", explorer("instance", mark.sr.instance)], ["SR file", link(`instances/${encodeURIComponent(mark.sr.instance)}/file`)]] : []),
+    ...(mark.outputs ?? []).filter(one => one.kind in OUTPUTS).map(one => [OUTPUTS[one.kind][0], link(`instances/${encodeURIComponent(one.instance)}/${OUTPUTS[one.kind][1]}`)]),
     ["JSON", link(`${path}chest-xray`)], ["DICOM file", link(`${path}file`)], ["All images of the study", reportOf("study", of.study)],
     ...await viewersOf(tags.StudyInstanceUID),
   ];

@@ -14,7 +14,8 @@ export function studyPage(of) {
   byId("main").replaceChildren(images, prior, make("p", {}, orthanc));
   follow(async () => {
     const [list, before] = await Promise.all([json(`chest-xray/worklist?study=${encodeURIComponent(of.study)}&limit=500`), json(`chest-xray/prior?instance=${encodeURIComponent(of.instances[0])}`)]);
-    const rows = list.rows.filter(row => of.instances.includes(row.instance));
+    const place = row => of.instances.indexOf(row.instance);
+    const rows = list.rows.filter(row => place(row) >= 0).sort((a, b) => place(a) - place(b)); // as one image leads to the next
     if (!rows.length) {
       images.replaceChildren(make("li", { class: "empty", role: "status" }, list.complete ? "These images have been deleted from the archive." : "The archive is still being read."));
       return list.complete ? LATER : SOON;

@@ -11,7 +11,7 @@ const LARGEST = 32; // pixels of the screen for one of the image
 export function viewer(canvas, { rows, columns }, changed) {
   const context = canvas.getContext("2d", { alpha: false }), scratch = document.createElement("canvas");
   const now = { preview: null, stored: null, overlay: null, opacity: 0.6, tool: "window", inverted: false, x: 0, y: 0, scale: 0, fitted: true };
-  let first = null, grey = null, drawing = 0, pixelRatio = 1;
+  let first = null, grey = null, image = null, drawing = 0, pixelRatio = 1; // `image` is made once for each size: it is large
 
   const width = () => canvas.width / pixelRatio, height = () => canvas.height / pixelRatio;
   const fitting = () => Math.min(width() / columns, height() / rows);
@@ -95,12 +95,14 @@ export function viewer(canvas, { rows, columns }, changed) {
     const top = seen(-now.y / now.scale - step, level.rows), bottom = seen((height() - now.y) / now.scale + 2 * step, level.rows);
     if (right <= left || bottom <= top) return;
     grey ??= table(now.stored, now, now.inverted);
-    const image = new ImageData(right - left, bottom - top), pixels = new Uint32Array(image.data.buffer);
-    for (let row = top, to = 0; row < bottom; row++) {
-      for (let from = row * level.columns + left, end = row * level.columns + right; from < end; from++) pixels[to++] = grey[level.values[from]];
+    if (image?.width !== right - left || image.height !== bottom - top) {
+      image = new ImageData(right - left, bottom - top);
+      Object.assign(scratch, { width: image.width, height: image.height });
     }
-    scratch.width = image.width;
-    scratch.height = image.height;
+    const pixels = new Uint32Array(image.data.buffer), { values } = level;
+    for (let row = top, to = 0; row < bottom; row++) {
+      for (let from = row * level.columns + left, end = row * level.columns + right; from < end; from++) pixels[to++] = grey[values[from]];
+    }
     scratch.getContext("2d").putImageData(image, 0, 0);
     context.drawImage(scratch, left * step, top * step, image.width * step, image.height * step);
   }

@@ -146,7 +146,7 @@ function result(row) {
   const found = ranked(row.scores).filter(([name]) => row.findings.includes(name)).map(([name]) => name);
   const more = found.length - CHIPS;
   return [...found.slice(0, CHIPS).map(name => make("span", { class: "finding" }, label(name))),
-    more > 0 ? make("span", { class: "dim", title: found.slice(CHIPS).map(label).join(", ") }, `and ${more} more`) : "",
+    more > 0 ? make("span", { class: "dim more", title: found.slice(CHIPS).map(label).join(", ") }, `and ${more} more`) : "",
     found.length ? "" : make("span", { class: "dim" }, "Nothing reaches 0.5"),
     row.warnings ? make("span", { class: "badge warned" }, count(row.warnings, "warning")) : "",
     row.weights !== "trained" ? make("span", { class: "badge stand-in" }, "stand-in") : ""];
