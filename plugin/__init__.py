@@ -22,7 +22,7 @@ The data's way, one direction, and the order in which to read the modules:
     that file, by `query`
 
 Where several Orthancs share one database, `claims` tells which of them does an image, and `changelog` finds what their
-log shows late; `loopback` is what the SDK cannot do inside Orthanc.
+log shows late; `loopback` is what the SDK cannot do inside Orthanc; `scratch` folders are gone after a crash, too.
 
 `archive` is everything that is said to Orthanc over HTTP, `settings` what an operator chooses, and `weights` turns
 TorchXRayVision's checkpoint into the model that `classifier` runs (`stand_in` makes a random one in its place);

@@ -320,7 +320,6 @@ def test_orthanc_is_not_asked_to_render_what_is_not_there(pages: Pages) -> None:
     assert pages.pacs.get("/system")
 
 
-
 def test_the_colours_grow_brighter_in_equal_steps(pages: Pages) -> None:
     pages.open("report")
     shares = "[...Array(65).keys()].map(n => m.colour(n / 64))"
