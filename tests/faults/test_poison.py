@@ -13,7 +13,6 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
-import psutil
 import pydicom
 import pydicom.data
 import pytest
@@ -220,7 +219,7 @@ def test_the_files_that_pydicom_ships_all_end_with_a_reason(start: Start) -> Non
 
 def memory(pacs: Pacs) -> dict[str, float]:
     """MB of Orthanc, and of all that it started."""
-    orthanc = psutil.Process(pacs.process.pid).memory_info().rss
+    orthanc = pacs.orthanc().memory_info().rss
     return {"Orthanc": orthanc / 1e6, "ours": sum(one.memory_info().rss for one in pacs.family()) / 1e6}
 
 
