@@ -11,8 +11,8 @@ SYSTEM := orthanc orthanc-python orthanc-dicomweb orthanc-gdcm python3-venv
 # For a decoder that has no wheel for Python 3.14.
 SYSTEM += $(shell $(PYTHON) -c 'import sys; print("g++ python3-dev" if sys.version_info >= (3, 14) else "")' 2>/dev/null)
 SYSTEM_CLUSTER := orthanc-postgresql postgresql
-SYSTEM_TEST := chromium chromium-driver dcmtk dicom3tools default-jre-headless libpixelmed-java
-SYSTEM_IMAGE := buildah ca-certificates mmdebstrap podman runc
+SYSTEM_TEST := chromium chromium-driver dcmtk dicom3tools default-jre-headless gcc libpixelmed-java
+SYSTEM_IMAGE := buildah ca-certificates catatonit mmdebstrap podman runc
 
 export HTTP_PORT DICOM_PORT STORAGE WEIGHTS WEIGHTS_SHA256 DICOM RESULTS ONCE FULL IMAGES
 

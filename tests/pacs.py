@@ -52,7 +52,8 @@ class Pacs:
             self._options["StorageDirectory"] = str(folder / "disk")
         self.http_port, self.dicom_port = free_port(), free_port()
         self.user, self.password = "tester", secrets.token_urlsafe()
-        self.url = f"http://127.0.0.1:{self.http_port}"
+        secure = bool(options.get("SslEnabled"))
+        self.url = f"{'https' if secure else 'http'}://127.0.0.1:{self.http_port}"
         self._environ = {
             "HTTP_PORT": str(self.http_port),
             "DICOM_PORT": str(self.dicom_port),
@@ -65,6 +66,7 @@ class Pacs:
         self.session = requests.Session()
         self.session.auth = (self.user, self.password)
         self.session.trust_env = False
+        self.session.verify = not secure  # its certificate is a test's, for whatever name
         self.session.mount(self.url, HTTPAdapter(max_retries=3))
 
     def __enter__(self) -> Self:

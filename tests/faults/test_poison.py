@@ -32,7 +32,7 @@ from tests.pacs import Pacs, wait_for
 
 MUTATIONS = 5000 if FULL else 100
 SEED = 20261123
-TIME_LIMIT, ATTEMPTS = 2, 2
+TIME_LIMIT, ATTEMPTS = 5, 2
 DEPTH = 40  # Orthanc 1.10 itself ends at 60, with and without a plugin
 
 GIVEN_UP = f"Given up after {ATTEMPTS} tries: "
@@ -54,7 +54,7 @@ def test_poison_is_given_up_and_what_is_behind_it_is_done(start: Start, fault: s
         instance = pacs.upload(to_bytes(poison))
         behind = [pacs.upload(data) for data in images(5, first=1)]
         for one in behind:
-            assert pacs.result(one)["state"] == "done"
+            assert (good := pacs.result(one))["state"] == "done", good
         took = time.monotonic() - began
         result = pacs.result(instance)
         print(f"{fault}: those behind were done after {took:.1f} s; {result['reason']}")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from demo.serve import Account, configuration
-from tests.image.podman import RUN, podman
+from tests.image.podman import PODMAN, RUN, podman
 
 SAME = ("RemoteAccessAllowed", "HttpBindAddresses", "HttpPort", "DicomPort", "StorageDirectory", "IndexDirectory")
 """What `make serve` sets that the image leaves to who runs it."""
@@ -45,5 +48,14 @@ def name(environ: Mapping[str, str]) -> str:
 
 
 def main_process(environ: Mapping[str, str]) -> int:
-    """Orthanc's number, as this machine counts."""
-    return int(podman("inspect", "--format", "{{.State.Pid}}", name(environ)))
+    """Orthanc's number, as this machine counts: the child of the container's init."""
+    init = psutil.Process(int(podman("inspect", "--format", "{{.State.Pid}}", name(environ))))
+    return next(one.pid for one in init.children() if one.name() == "Orthanc")
+
+
+def healthy(environ: Mapping[str, str]) -> bool:
+    """Whether the image's own health check, which Docker would run, says so now."""
+    image = podman("inspect", "--format", "{{.Image}}", name(environ))
+    check = json.loads(podman("inspect", "--format", "{{json .HealthCheck}}", image))["Test"]
+    assert check[0] == "CMD"
+    return subprocess.run([*PODMAN, "exec", name(environ), *check[1:]], check=False).returncode == 0
