@@ -45,6 +45,10 @@ class Pool(Protocol):
         """Start one task."""
         ...
 
+    def tidy(self, copy: str, study: str) -> Future[Outcome]:
+        """Remove a copy of a report of ours, if its study has that itself."""
+        ...
+
     def give_up(self, instance: str, study: str, reason: str) -> Future[Outcome]:
         """Mark an image as `failed` that cannot be classified."""
         ...
@@ -52,12 +56,13 @@ class Pool(Protocol):
 
 @dataclass(order=True)
 class Task:
-    """An instance to do. Arrivals go before the past, and each in its order."""
+    """An instance to do: an image, or a copy of a report. Arrivals go before the past, and each in its order."""
 
     past: bool
     order: int
     instance: str = field(compare=False)
     study: str = field(compare=False)
+    copy: bool = field(default=False, compare=False)
     given: float = field(default=0.0, compare=False)
     crashes: int = field(default=0, compare=False)
     pauses: int = field(default=0, compare=False)
@@ -190,6 +195,9 @@ class Dispatcher:
         for unfinished in places.keys() & self._arrivals.keys():
             self._listing.look_up(unfinished)  # it may have its mark already
         unknown = self._archive.instances([one for one in places if one not in self._arrivals], marks=False)
+        for found in unknown:
+            if self._is_copy(found):
+                self._add(found, places[found.id], arrival=True, copy=True)
         # Most of what arrives in a hospital is not ours: no more is asked about it than that.
         ours = [found.id for found in unknown if self._is_ours(found)]
         # In the log's order, which Orthanc's answer does not keep: the first arrival tells what is finished.
@@ -204,7 +212,16 @@ class Dispatcher:
         except Gone:
             return False
 
-    def _add(self, found: Instance, order: int, arrival: bool = False) -> None:
+    def _is_copy(self, found: Instance) -> bool:
+        """Whether it is a report of ours under a SOPInstanceUID that is not: Orthanc modifies, merges and splits."""
+        try:
+            series = self._series(found.series)
+        except Gone:
+            return False
+        ours = series.modality == "SR" and series.manufacturer == marks.MANUFACTURER
+        return ours and not marks.is_report_uid(found.SOPInstanceUID)
+
+    def _add(self, found: Instance, order: int, arrival: bool = False, copy: bool = False) -> None:
         try:
             series = self._series(found.series)
         except Gone:
@@ -213,7 +230,7 @@ class Dispatcher:
             self._arrivals[found.id] = order
         else:
             self._past.add(found.id)
-        heapq.heappush(self._ready, Task(not arrival, order, found.id, series.study))
+        heapq.heappush(self._ready, Task(not arrival, order, found.id, series.study, copy))
 
     def _start(self, now: float) -> None:
         while self._waiting and self._waiting[0][0] <= now:
@@ -222,7 +239,8 @@ class Dispatcher:
         while self._ready and room > 0 and not self._pool.problem():
             task = heapq.heappop(self._ready)
             task.given = now
-            self._running[self._pool.classify(task.instance, task.study)] = task
+            do = self._pool.tidy if task.copy else self._pool.classify
+            self._running[do(task.instance, task.study)] = task
             room -= 1
 
     def _finish(self, task: Task, future: Future[Outcome], now: float) -> None:
@@ -234,6 +252,9 @@ class Dispatcher:
             return
         self._arrivals.pop(task.instance, None)
         self._past.discard(task.instance)
+        if task.copy:
+            self._say("info", f"Instance {task.instance}, a copy of a report: {outcome.reason or outcome.state}")
+            return
         self._listing.look_up(task.instance)
         if outcome.state == "gone":
             self._say("info", f"Instance {task.instance} was deleted before it was classified")
@@ -257,6 +278,8 @@ class Dispatcher:
         task.crashes += 1
         if task.crashes < self._attempts:
             return Outcome("later", reason)
+        if task.copy:
+            return Outcome("failed", reason)
         reason = f"Given up after {task.crashes} tries: {reason}"
         self._running[self._pool.give_up(task.instance, task.study, reason)] = task
         return None

@@ -87,6 +87,13 @@ def classify(instance: str, study: str) -> Outcome:
     return _tried(task)
 
 
+def tidy(copy: str, study: str) -> Outcome:
+    """Look at a copy of a report of ours that arrived in a study."""
+    from plugin import filing
+
+    return _tried(lambda: Outcome("done", "removed" if filing.tidy(_archive, study, copy) else "kept"))
+
+
 def give_up(instance: str, study: str, reason: str) -> Outcome:
     """Mark an image as `failed` that ends its workers; its file is not read again."""
     return _tried(lambda: _mark(instance, study, "failed", reason))

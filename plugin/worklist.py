@@ -86,6 +86,19 @@ class Worklist:
                 for (image,) in self._db.execute("SELECT id FROM images WHERE instance = ?", [instance]).fetchall():
                     self._delete(image)
 
+    def filed(self, instances: Iterable[str]) -> list[tuple[str, str, set[str]]]:
+        """Of those among these images that have reports: their id, their study's, and the ids of what was filed."""
+        found = []
+        for instance in instances:
+            row = self._db.execute(
+                "SELECT study, text FROM images JOIN marks ON image = id WHERE instance = ?", [instance]
+            ).fetchone()
+            mark = json.loads(zlib.decompress(row[1])) if row else {}
+            if mark.get("sr"):
+                documents = [mark["sr"], *mark.get("outputs", ())]
+                found.append((instance, row[0], {document["instance"] for document in documents}))
+        return found
+
     def reach(self, position: int) -> None:
         """Everything up to this position in Orthanc's change log is written down."""
         self._db.execute("UPDATE log SET position = ?1 WHERE position != ?1", [position])

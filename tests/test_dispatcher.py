@@ -13,7 +13,7 @@ from plugin import changelog, dispatcher, query
 from plugin.archive import Archive, ArchiveUnavailable, Change, Gone, Instance, Place, Series
 from plugin.dispatcher import Dispatcher
 from plugin.listing import Listing
-from plugin.marks import mark_in
+from plugin.marks import MANUFACTURER, mark_in
 from plugin.query import File
 from plugin.worker import Outcome
 from plugin.worklist import Worklist
@@ -25,6 +25,7 @@ class FakeArchive(Archive):
     def __init__(self) -> None:
         self.modality: dict[str, str] = {}
         self.marks: dict[str, dict[str, Any]] = {}
+        self.manufacturer: dict[str, str] = {}
         self.log: list[str] = []
         self.asked: list[str] = []
         self.down = False
@@ -44,13 +45,16 @@ class FakeArchive(Archive):
 
     def instances(self, ids: Sequence[str], marks: bool = True) -> list[Instance]:
         found = sorted((one for one in ids if one in self.modality), reverse=True)  # in no order that means anything
-        return [Instance(one, f"series of {one}", self.marks.get(one) if marks else None) for one in found]
+        return [
+            Instance(one, f"series of {one}", self.marks.get(one) if marks else None, SOPInstanceUID=f"1.2.{len(one)}")
+            for one in found
+        ]
 
     def series(self, series: str) -> Series:
         instance = series.removeprefix("series of ")
         if instance not in self.modality:
             raise Gone(series)
-        return Series(self.modality[instance], f"study of {instance}")
+        return Series(self.modality[instance], f"study of {instance}", self.manufacturer.get(instance, ""))
 
     def places(self, series: Sequence[str]) -> dict[str, Place]:
         there = {one: self.modality.get(one.removeprefix("series of "), "") for one in series}
@@ -94,6 +98,9 @@ class FakePool:
         self.given.append(instance)
         self.tasks[instance] = Future()
         return self.tasks[instance]
+
+    def tidy(self, copy: str, study: str) -> Future[Outcome]:
+        return self.classify(copy, study)
 
     def give_up(self, instance: str, study: str, reason: str) -> Future[Outcome]:
         assert study == f"study of {instance}"
@@ -286,6 +293,27 @@ def test_a_task_that_the_pool_has_lost_is_noticed(world: World) -> None:
     world.finish("a", Outcome("done"))
     world.tick()
     assert not world.dispatcher.stuck(world.now + 1000)
+
+
+def test_a_copy_of_a_report_is_looked_at_and_is_no_image(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for instance, maker in (("copy", MANUFACTURER), ("report", "another")):
+        world.archive.add(instance, "SR")
+        world.archive.manufacturer[instance] = maker
+    world.tick()
+    assert world.pool.given == ["copy"]
+    assert world.said["position"] == 0
+    for _ in range(3):  # whatever it does to who reads it
+        world.finish("copy", TimeoutError())
+        world.tick()
+        world.tick(100)
+    assert (world.pool.given_up, world.archive.marks) == ({}, {})
+    assert world.counts() == (0, 0, 0, 0)
+    assert world.said["position"] == 2
+    monkeypatch.setattr("plugin.marks.is_report_uid", lambda _: True)
+    world.archive.add("original", "SR")
+    world.archive.manufacturer["original"] = MANUFACTURER
+    world.tick()
+    assert "original" not in world.pool.given
 
 
 def test_a_deleted_image_leaves_no_trace(world: World) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pydicom
 import pytest
 
-from plugin.sr import is_report_uid
+from plugin.marks import is_report_uid
 from tests import sr_validators
 from tests.pacs import Pacs
 
