@@ -17,7 +17,7 @@ The data's way, one direction, and the order in which to read the modules:
                               its content tree (`content`, `codes`), and the way back (`sr_reader`)
                `outputs`      the same for viewers that show no SR, if wanted: `summary_image`, `summary_pdf`
         -> `worker` has it stored by `filing`, then marks the instance with its JSON  (the only two writes)
-      -> `listing` keeps a `worklist` of all marks, a file that can be made again at any time
+      -> `listing` keeps a `worklist` of all marks, a file that can be made again at any time; `metrics` counts
     people and programs ask `routes`, inside Orthanc again, which only reads: one mark from Orthanc, lists of them from
     that file, by `query`
 

@@ -10,6 +10,7 @@ therefore serves a new arrival, a restart after a crash and a wish to classify a
 from __future__ import annotations
 
 import heapq
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -22,7 +23,9 @@ from plugin import marks
 from plugin.archive import Archive, ArchiveUnavailable, Gone, Instance
 from plugin.changelog import ChangeLog
 from plugin.listing import Listing
+from plugin.metrics import Metrics
 from plugin.worker import Outcome
+from plugin.worklist import moment
 
 LONGEST_PAUSE = 300.0  # seconds between two tries of something that is not the image's fault
 ELSEWHERE = 2.0  # seconds between two looks at what another server works on
@@ -82,7 +85,7 @@ class Walk:
 
 
 Say = Callable[[str, Any], None]
-"""Tells Orthanc's side something: `status`, `position`, `backfill`, or a line for the log: `info`, `warning`."""
+"""Tells Orthanc's side something: `status`, `metrics`, `position`, `backfill`, or for the log `info` or `warning`."""
 
 
 class Dispatcher:
@@ -113,6 +116,8 @@ class Dispatcher:
         self._running: dict[Future[Outcome], Task] = {}
         self._arrivals: OrderedDict[str, int] = OrderedDict()  # unfinished, with their place in the log
         self._past: set[str] = set()  # unfinished, from a backfill
+        self._received: dict[str, float] = {}  # of the unfinished arrivals, in seconds since 1970
+        self._metrics = Metrics()
         self._gone: list[str] = []
         self._dates: str | None = None
         self._backfill: Walk | None = None
@@ -228,6 +233,7 @@ class Dispatcher:
             return
         if arrival:
             self._arrivals[found.id] = order
+            self._received[found.id] = moment(found.received) or time.time()
         else:
             self._past.add(found.id)
         heapq.heappush(self._ready, Task(not arrival, order, found.id, series.study, copy))
@@ -251,6 +257,7 @@ class Dispatcher:
             self._again(task, outcome, now)
             return
         self._arrivals.pop(task.instance, None)
+        self._received.pop(task.instance, None)
         self._past.discard(task.instance)
         if task.copy:
             self._say("info", f"Instance {task.instance}, a copy of a report: {outcome.reason or outcome.state}")
@@ -260,14 +267,17 @@ class Dispatcher:
             self._say("info", f"Instance {task.instance} was deleted before it was classified")
             self._gone.append(task.instance)
             return
+        self._metrics.finished(outcome)
         level = "info" if outcome.state == "done" else "warning"
-        self._say(level, f"Instance {task.instance}: {outcome.state}{outcome.reason and f', {outcome.reason}'}")
+        reason = outcome.reason and f", {outcome.reason}"
+        self._say(level, f"Instance {task.instance}: {outcome.state} in {outcome.took} ms{reason}")
 
     def _outcome(self, task: Task, future: Future[Outcome]) -> Outcome | None:
         """What the worker said, or, if it died or hung, what is to happen next; None if it is given up just now."""
         try:
             return future.result()
         except BrokenProcessPool as problem:
+            self._metrics.lost_worker()
             return Outcome("later", str(problem), model_unavailable=True)
         except TimeoutError:
             reason = "it took longer than the time limit"
@@ -276,6 +286,7 @@ class Dispatcher:
         except Exception as problem:  # a lost process, or a fault of ours
             reason = f"its worker ended ({type(problem).__name__}: {problem})"
         task.crashes += 1
+        self._metrics.lost_worker()
         if task.crashes < self._attempts:
             return Outcome("later", reason)
         if task.copy:
@@ -310,6 +321,8 @@ class Dispatcher:
             "backfill": None if self._dates is None else progress,
         }
         self._tell("status", status)
+        oldest = max((time.time() - received for received in self._received.values()), default=0.0)
+        self._tell("metrics", self._metrics.values(not problem, len(self._arrivals) + len(self._past), oldest))
         # Everything before the first unfinished arrival is finished.
         settled = self._log.settled
         self._tell("position", min(next(iter(self._arrivals.values()), settled + 1) - 1, settled))

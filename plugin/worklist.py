@@ -132,7 +132,7 @@ class Worklist:
             "study": place.study,
             "patient": place.patient,
             "state": mark.get("state", "pending"),
-            "moment": _moment(mark.get("created", "")) or _moment(found.received),
+            "moment": moment(mark.get("created", "")) or moment(found.received),
             "highest": max(scores.values(), default=None),
             "PatientID": place.PatientID,
             "PatientName": place.PatientName,
@@ -185,7 +185,7 @@ def _checked(mark: dict[str, Any]) -> dict[str, Any]:
     return mark if sound else {"state": "failed", "reason": "Its metadata is no result of this plugin"}
 
 
-def _moment(text: str) -> float:
+def moment(text: str) -> float:
     """Seconds since 1970, of a mark's own time or of Orthanc's ReceptionDate, which is in UTC; 0 if it is neither."""
     try:
         time = datetime.fromisoformat(text)

@@ -183,13 +183,13 @@ def test_radiographs_are_classified_in_their_order_and_nothing_else_is(world: Wo
     assert world.pool.given == ["a", "b"]
     assert world.counts() == (2, 0, 0, 0)
     world.finish("a", Outcome("done"))
-    world.finish("b", Outcome("skipped", "it is a hand"))
+    world.finish("b", Outcome("skipped", "it is a hand", took=12))
     world.tick()
     world.tick()
     assert world.pool.given == ["a", "b"]
     assert world.counts() == (0, 1, 1, 0)
     assert world.said["position"] == len(world.archive.log)
-    assert "Instance b: skipped, it is a hand" in world.log
+    assert "Instance b: skipped in 12 ms, it is a hand" in world.log
 
 
 def test_a_mark_is_listed_even_before_its_worker_ends(world: World) -> None:
@@ -293,6 +293,30 @@ def test_a_task_that_the_pool_has_lost_is_noticed(world: World) -> None:
     world.finish("a", Outcome("done"))
     world.tick()
     assert not world.dispatcher.stuck(world.now + 1000)
+
+
+def test_metrics_count_what_became_of_images_and_workers(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for instance in "abc":
+        world.archive.add(instance)
+    monkeypatch.setattr("time.time", lambda: 1000.0)
+    world.tick()
+    monkeypatch.setattr("time.time", lambda: 1007.0)
+    world.finish("a", Outcome("done", milliseconds={"model": 40.0, "store": 2.5}))
+    world.finish("b", RuntimeError("Abnormal termination"))
+    world.tick()
+    told = world.said["metrics"]
+    assert told["chest_xray_pending"] == 2
+    assert told["chest_xray_oldest_pending_seconds"] == 7
+    assert told["chest_xray_worker_restarts_total"] == 1
+    assert told['chest_xray_images_total{state="done",reason=""}'] == 1
+    assert told['chest_xray_step_seconds_total{step="model"}'] == 0.04
+    world.tick(2)
+    world.finish("b", Outcome("skipped", "BodyPartExamined is 'HAND', which is not the chest."))
+    world.finish("c", Outcome("done"))
+    world.tick()
+    told = world.said["metrics"]
+    assert told["chest_xray_oldest_pending_seconds"] == 0
+    assert told['chest_xray_images_total{state="skipped",reason="BodyPartExamined"}'] == 1
 
 
 def test_a_copy_of_a_report_is_looked_at_and_is_no_image(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
