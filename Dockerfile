@@ -17,7 +17,7 @@ ARG TORCH_LINKS=https://download.pytorch.org/whl/cpu/torch/
 RUN python3 -m venv .venv \
     && .venv/bin/pip install --no-cache-dir --retries 5 --require-hashes --no-deps --only-binary :all: \
         --find-links "${TORCH_LINKS}" --requirement requirements-prepare.txt
-COPY plugin/__init__.py plugin/stand_in.py plugin/weights.py plugin/
+COPY plugin/__init__.py plugin/scratch.py plugin/stand_in.py plugin/weights.py plugin/
 COPY pyproject.toml checkpoint[s] checkpoints/
 ARG WEIGHTS=densenet121-res224-all
 ARG WEIGHTS_SHA256=

@@ -11,10 +11,10 @@ SYSTEM := orthanc orthanc-python orthanc-dicomweb orthanc-gdcm python3-venv
 # For a decoder that has no wheel for Python 3.14.
 SYSTEM += $(shell $(PYTHON) -c 'import sys; print("g++ python3-dev" if sys.version_info >= (3, 14) else "")' 2>/dev/null)
 SYSTEM_CLUSTER := orthanc-postgresql postgresql
-SYSTEM_TEST := chromium chromium-driver dcmtk dicom3tools default-jre-headless libpixelmed-java
-SYSTEM_IMAGE := buildah ca-certificates mmdebstrap podman runc
+SYSTEM_TEST := chromium chromium-driver dcmtk dicom3tools default-jre-headless gcc libpixelmed-java
+SYSTEM_IMAGE := buildah ca-certificates catatonit mmdebstrap podman runc
 
-export HTTP_PORT DICOM_PORT STORAGE WEIGHTS WEIGHTS_SHA256 OUTPUTS DICOM RESULTS ONCE FULL IMAGES
+export HTTP_PORT DICOM_PORT STORAGE WEIGHTS WEIGHTS_SHA256 OUTPUTS DICOM RESULTS ONCE FULL IMAGES PACS_IMAGE
 
 .PHONY: help demo serve install samples stand-in model-repository test test-faults soak test-cluster test-image lint verify audit
 .PHONY: bench screenshots lock system system-test system-image system-cluster clean
@@ -48,7 +48,6 @@ test: $(BIN)/.installed-test system system-test ## Run all tests, those against 
 test-faults: $(BIN)/.installed-test system system-test ## Break things on purpose, and count; FULL=1 does all of it (an hour)
 	$(BIN)/python -m pytest tests/faults -p no:logging
 
-
 test-cluster: $(BIN)/.servers build/mlserver/.installed system system-cluster ## Test with inference servers, and with several Orthancs on one PostgreSQL
 	$(BIN)/python -m pytest tests/cluster
 
@@ -65,7 +64,7 @@ lint: $(BIN)/.installed-test ## Check style, types, the Dockerfile, compose.yaml
 test-image: $(BIN)/.installed-test system-test system-image ## Build the image on a stand-in base, run it, test it whole
 	$(BIN)/python -m tests.image.build
 	$(BIN)/python -m tests.image.check
-	PACS_IMAGE=localhost/orthanc-chest-xray $(BIN)/python -m pytest tests/test_end_to_end.py
+	PACS_IMAGE=localhost/orthanc-chest-xray $(BIN)/python -m pytest tests/test_end_to_end.py tests/faults/test_http.py
 
 # The base image has Python 3.14. highdicom declares a decoder that it does not import, and that has no wheel for it.
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --no-python-downloads --generate-hashes --no-annotate \

@@ -22,8 +22,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from bench.queueing import Deployment, Failures, poisson, recorded, simulate, summary
 from bench.whole_system import WITHOUT_US
 from demo.phantoms import radiograph, to_bytes
@@ -86,7 +84,7 @@ def _seconds(pacs: Pacs, server: InferenceServer | None) -> dict[str, float]:
     """What each part's processes have used so far."""
     spent = {"server": 0.0}
     dispatcher, *workers = pacs.family()
-    parts = [("Orthanc", [psutil.Process(pacs.process.pid)]), ("dispatcher", [dispatcher]), ("workers", workers)]
+    parts = [("Orthanc", [pacs.orthanc()]), ("dispatcher", [dispatcher]), ("workers", workers)]
     if server:
         parts.append(("server", server.family()))
     for part, processes in parts:

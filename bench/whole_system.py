@@ -23,11 +23,13 @@ from pydicom.uid import UID, CTImageStorage
 from demo.phantoms import radiograph, to_bytes
 from demo.serve import PLUGIN_FOLDER, PLUGINS, ROOT
 from plugin import analysis, classifier, codes, marks, weights
-from tests.pacs import FINAL, Pacs, wait_for
+from tests.image import container
+from tests.pacs import FINAL, IMAGE, Pacs, wait_for
 
 Row = tuple[str, str]
 
-WITHOUT_US = {"Plugins": [str(PLUGIN_FOLDER / name) for name in PLUGINS if "Python" not in name]}
+OTHERS = container.PLUGIN_FOLDER if IMAGE else PLUGIN_FOLDER
+WITHOUT_US = {"Plugins": [str(OTHERS / name) for name in PLUGINS if "Python" not in name]}
 GFLOP = 5.51
 """Of one DenseNet121 at 224x224: multiplications and additions."""
 CORES = len(os.sched_getaffinity(0))

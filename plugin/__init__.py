@@ -17,12 +17,12 @@ The data's way, one direction, and the order in which to read the modules:
                               its content tree (`content`, `codes`), and the way back (`sr_reader`)
                `outputs`      the same for viewers that show no SR, if wanted: `summary_image`, `summary_pdf`
         -> `worker` has it stored by `filing`, then marks the instance with its JSON  (the only two writes)
-      -> `listing` keeps a `worklist` of all marks, a file that can be made again at any time
+      -> `listing` keeps a `worklist` of all marks, a file that can be made again at any time; `metrics` counts
     people and programs ask `routes`, inside Orthanc again, which only reads: one mark from Orthanc, lists of them from
     that file, by `query`
 
 Where several Orthancs share one database, `claims` tells which of them does an image, and `changelog` finds what their
-log shows late; `loopback` is what the SDK cannot do inside Orthanc.
+log shows late; `loopback` is what the SDK cannot do inside Orthanc; `scratch` folders are gone after a crash, too.
 
 `archive` is everything that is said to Orthanc over HTTP, `settings` what an operator chooses, and `weights` turns
 TorchXRayVision's checkpoint into the model that `classifier` runs (`stand_in` makes a random one in its place);

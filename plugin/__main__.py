@@ -2,8 +2,8 @@
 
 Standard input brings lines of JSON from Orthanc: first what to work with, then `{}` when there is something new,
 `{"deleted": id}`, and `{"backfill": dates}`. Its end means that Orthanc is gone. Standard output takes lines of JSON
-back: `{"worklist": [path, complete]}`, `{"status": ...}`, `{"position": ...}` in Orthanc's change log,
-`{"backfill": null}` when that is finished, and `{"info": ...}` or `{"warning": ...}` for Orthanc's log.
+back: `{"worklist": [path, complete]}`, `{"status": ...}`, `{"metrics": ...}`, `{"position": ...}` in Orthanc's change
+log, `{"backfill": null}` when that is finished, and `{"info": ...}` or `{"warning": ...}` for Orthanc's log.
 """
 
 from __future__ import annotations

@@ -50,6 +50,7 @@ class Instance(NamedTuple):
     series: str
     mark: dict[str, Any] | None
     received: str = ""  # ReceptionDate, which Orthanc writes in UTC
+    SOPInstanceUID: str = ""
 
 
 class Place(NamedTuple):
@@ -68,6 +69,7 @@ class Series(NamedTuple):
 
     modality: str
     study: str
+    manufacturer: str = ""
 
 
 class Stored(NamedTuple):
@@ -140,7 +142,8 @@ class Archive:
     def series(self, series: str) -> Series:
         """:raises Gone: if there is no such series any more."""
         row = self._ask("GET", f"/series/{series}").json()
-        return Series(row["MainDicomTags"].get("Modality", ""), row["ParentStudy"])
+        tags = row["MainDicomTags"]
+        return Series(tags.get("Modality", ""), row["ParentStudy"], tags.get("Manufacturer", ""))
 
     def radiographs(self, study_dates: str = "") -> list[str]:
         """The ids of all CR and DX series, the latest arrivals last.
@@ -293,7 +296,13 @@ def _if_match(revision: str) -> dict[str, str]:
 
 
 def _instance(row: dict[str, Any], metadata: dict[str, str]) -> Instance:
-    return Instance(row["ID"], row["ParentSeries"], mark_in(metadata), metadata.get("ReceptionDate", ""))
+    return Instance(
+        row["ID"],
+        row["ParentSeries"],
+        mark_in(metadata),
+        metadata.get("ReceptionDate", ""),
+        row["MainDicomTags"].get("SOPInstanceUID", ""),
+    )
 
 
 def _place(series: dict[str, Any], study: dict[str, Any]) -> Place:

@@ -75,12 +75,6 @@ def on_same_image(uid: str, other: str) -> bool:
     return all(map(str.isdecimal, numbers)) and len({int(number) >> 80 for number in numbers}) == 1
 
 
-def is_report_uid(uid: str) -> bool:
-    """Whether `report_uid` may have made it; the UIDs of copies are Orthanc's."""
-    number = uid.removeprefix("2.25.")
-    return uid.startswith("2.25.") and number.isdecimal() and int(number) >> 76 & 0xF == 8
-
-
 def device_uid(model: Model) -> str:
     """Another one for every version and all weights of a model, as IHE AI Results asks."""
     return derived_uid("device", model.name, model.version, model.weights_sha256)

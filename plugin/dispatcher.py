@@ -10,6 +10,7 @@ therefore serves a new arrival, a restart after a crash and a wish to classify a
 from __future__ import annotations
 
 import heapq
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -22,7 +23,9 @@ from plugin import marks
 from plugin.archive import Archive, ArchiveUnavailable, Gone, Instance
 from plugin.changelog import ChangeLog
 from plugin.listing import Listing
+from plugin.metrics import Metrics
 from plugin.worker import Outcome
+from plugin.worklist import moment
 
 LONGEST_PAUSE = 300.0  # seconds between two tries of something that is not the image's fault
 ELSEWHERE = 2.0  # seconds between two looks at what another server works on
@@ -45,6 +48,10 @@ class Pool(Protocol):
         """Start one task."""
         ...
 
+    def tidy(self, copy: str, study: str) -> Future[Outcome]:
+        """Remove a copy of a report of ours, if its study has that itself."""
+        ...
+
     def give_up(self, instance: str, study: str, reason: str) -> Future[Outcome]:
         """Mark an image as `failed` that cannot be classified."""
         ...
@@ -52,12 +59,13 @@ class Pool(Protocol):
 
 @dataclass(order=True)
 class Task:
-    """An instance to do. Arrivals go before the past, and each in its order."""
+    """An instance to do: an image, or a copy of a report. Arrivals go before the past, and each in its order."""
 
     past: bool
     order: int
     instance: str = field(compare=False)
     study: str = field(compare=False)
+    copy: bool = field(default=False, compare=False)
     given: float = field(default=0.0, compare=False)
     crashes: int = field(default=0, compare=False)
     pauses: int = field(default=0, compare=False)
@@ -77,7 +85,7 @@ class Walk:
 
 
 Say = Callable[[str, Any], None]
-"""Tells Orthanc's side something: `status`, `position`, `backfill`, or a line for the log: `info`, `warning`."""
+"""Tells Orthanc's side something: `status`, `metrics`, `position`, `backfill`, or for the log `info` or `warning`."""
 
 
 class Dispatcher:
@@ -108,6 +116,8 @@ class Dispatcher:
         self._running: dict[Future[Outcome], Task] = {}
         self._arrivals: OrderedDict[str, int] = OrderedDict()  # unfinished, with their place in the log
         self._past: set[str] = set()  # unfinished, from a backfill
+        self._received: dict[str, float] = {}  # of the unfinished arrivals, in seconds since 1970
+        self._metrics = Metrics()
         self._gone: list[str] = []
         self._dates: str | None = None
         self._backfill: Walk | None = None
@@ -190,6 +200,9 @@ class Dispatcher:
         for unfinished in places.keys() & self._arrivals.keys():
             self._listing.look_up(unfinished)  # it may have its mark already
         unknown = self._archive.instances([one for one in places if one not in self._arrivals], marks=False)
+        for found in unknown:
+            if self._is_copy(found):
+                self._add(found, places[found.id], arrival=True, copy=True)
         # Most of what arrives in a hospital is not ours: no more is asked about it than that.
         ours = [found.id for found in unknown if self._is_ours(found)]
         # In the log's order, which Orthanc's answer does not keep: the first arrival tells what is finished.
@@ -204,16 +217,26 @@ class Dispatcher:
         except Gone:
             return False
 
-    def _add(self, found: Instance, order: int, arrival: bool = False) -> None:
+    def _is_copy(self, found: Instance) -> bool:
+        """Whether it is a report of ours under a SOPInstanceUID that is not: Orthanc modifies, merges and splits."""
+        try:
+            series = self._series(found.series)
+        except Gone:
+            return False
+        ours = series.modality == "SR" and series.manufacturer == marks.MANUFACTURER
+        return ours and not marks.is_report_uid(found.SOPInstanceUID)
+
+    def _add(self, found: Instance, order: int, arrival: bool = False, copy: bool = False) -> None:
         try:
             series = self._series(found.series)
         except Gone:
             return
         if arrival:
             self._arrivals[found.id] = order
+            self._received[found.id] = moment(found.received) or time.time()
         else:
             self._past.add(found.id)
-        heapq.heappush(self._ready, Task(not arrival, order, found.id, series.study))
+        heapq.heappush(self._ready, Task(not arrival, order, found.id, series.study, copy))
 
     def _start(self, now: float) -> None:
         while self._waiting and self._waiting[0][0] <= now:
@@ -222,7 +245,8 @@ class Dispatcher:
         while self._ready and room > 0 and not self._pool.problem():
             task = heapq.heappop(self._ready)
             task.given = now
-            self._running[self._pool.classify(task.instance, task.study)] = task
+            do = self._pool.tidy if task.copy else self._pool.classify
+            self._running[do(task.instance, task.study)] = task
             room -= 1
 
     def _finish(self, task: Task, future: Future[Outcome], now: float) -> None:
@@ -233,20 +257,27 @@ class Dispatcher:
             self._again(task, outcome, now)
             return
         self._arrivals.pop(task.instance, None)
+        self._received.pop(task.instance, None)
         self._past.discard(task.instance)
+        if task.copy:
+            self._say("info", f"Instance {task.instance}, a copy of a report: {outcome.reason or outcome.state}")
+            return
         self._listing.look_up(task.instance)
         if outcome.state == "gone":
             self._say("info", f"Instance {task.instance} was deleted before it was classified")
             self._gone.append(task.instance)
             return
+        self._metrics.finished(outcome)
         level = "info" if outcome.state == "done" else "warning"
-        self._say(level, f"Instance {task.instance}: {outcome.state}{outcome.reason and f', {outcome.reason}'}")
+        reason = outcome.reason and f", {outcome.reason}"
+        self._say(level, f"Instance {task.instance}: {outcome.state} in {outcome.took} ms{reason}")
 
     def _outcome(self, task: Task, future: Future[Outcome]) -> Outcome | None:
         """What the worker said, or, if it died or hung, what is to happen next; None if it is given up just now."""
         try:
             return future.result()
         except BrokenProcessPool as problem:
+            self._metrics.lost_worker()
             return Outcome("later", str(problem), model_unavailable=True)
         except TimeoutError:
             reason = "it took longer than the time limit"
@@ -255,8 +286,11 @@ class Dispatcher:
         except Exception as problem:  # a lost process, or a fault of ours
             reason = f"its worker ended ({type(problem).__name__}: {problem})"
         task.crashes += 1
+        self._metrics.lost_worker()
         if task.crashes < self._attempts:
             return Outcome("later", reason)
+        if task.copy:
+            return Outcome("failed", reason)
         reason = f"Given up after {task.crashes} tries: {reason}"
         self._running[self._pool.give_up(task.instance, task.study, reason)] = task
         return None
@@ -287,6 +321,8 @@ class Dispatcher:
             "backfill": None if self._dates is None else progress,
         }
         self._tell("status", status)
+        oldest = max((time.time() - received for received in self._received.values()), default=0.0)
+        self._tell("metrics", self._metrics.values(not problem, len(self._arrivals) + len(self._past), oldest))
         # Everything before the first unfinished arrival is finished.
         settled = self._log.settled
         self._tell("position", min(next(iter(self._arrivals.values()), settled + 1) - 1, settled))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from plugin.archive import Archive, Refused
-from plugin.sr import Document, is_report_uid, on_same_image, report_uid, says_the_same
+from plugin.marks import is_report_uid
+from plugin.sr import Document, on_same_image, report_uid, says_the_same
 
 
 def file(archive: Archive, documents: Mapping[str, Document], study: str, source: str) -> dict[str, str]:
@@ -44,6 +45,16 @@ def _store(archive: Archive, document: Document, study: str, source: str) -> str
             f"into study {stored.study} instead of the image's own, {study}, and it was removed again"
         )
     return stored.instance
+
+
+def tidy(archive: Archive, study: str, copy: str) -> bool:
+    """Remove a copy of a report, under another SOPInstanceUID, if the study has that report itself; whether it had."""
+    data = archive.file(copy)
+    reports = [one for one, uid in archive.documents(study, besides=[copy]).items() if is_report_uid(uid)]
+    found = any(says_the_same(data, archive.file(report)) for report in reports)
+    if found:
+        archive.delete(copy)
+    return found
 
 
 def withdraw(archive: Archive, study: str, instance: str) -> None:

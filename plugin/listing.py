@@ -6,12 +6,13 @@ In a thread of its own, so that no image waits for this. `Listing.tick` does one
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from plugin.archive import Archive, ArchiveUnavailable, Instance, Place
+from plugin.archive import Archive, ArchiveUnavailable, Gone, Instance, Place
 from plugin.worklist import Worklist
 
 PAGE = 100  # series that are read in one round of filling, and news in one round
@@ -118,12 +119,24 @@ class Listing:
         news = dict(islice(self._news.items(), PAGE))
         looked_up = self._archive.instances([one for one, found in news.items() if not found])
         known = [one for one in news.values() if one] + looked_up
+        gone = news.keys() - {one.id for one in known}
+        self._withdraw(gone)
         self._worklist.learn(self._placed(known))
-        self._worklist.forget(news.keys() - {one.id for one in known})
+        self._worklist.forget(gone)
         for one in news:
             del self._news[one]
         if not self._news:
             self._worklist.reach(self._reached)
+
+    def _withdraw(self, gone: Collection[str]) -> None:
+        """Remove the reports on images that are gone: nobody can look at what they describe any more."""
+        filed = self._worklist.filed(gone)
+        for _, study, documents in filed:
+            with suppress(Gone):  # the study as a whole, as a rule
+                for document in documents & self._archive.documents(study).keys():
+                    self._archive.delete(document)
+        for back in self._archive.instances([instance for instance, _, _ in filed]):
+            self._archive.unmark(back.id)  # it came again meanwhile, and its report may be what was removed
 
     def _placed(self, found: Sequence[Instance]) -> list[tuple[Instance, Place]]:
         places = self._archive.places(sorted({one.series for one in found}))

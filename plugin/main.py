@@ -123,6 +123,9 @@ class Plugin:
                 orthanc.LogWarning(f"Chest X-ray: {value}")
             case "status":
                 self._status = value
+            case "metrics":
+                for name, number in value.items():
+                    orthanc.SetMetricsValue(name, float(number), orthanc.MetricsType.DEFAULT)
             case "worklist":
                 self._worklist = File(*value)
             case "position":
@@ -133,6 +136,7 @@ class Plugin:
             case "ended":
                 reason = f"The classifying process has ended; it is started again in {value:.0f} s"
                 self._status = {**self._status, "ready": False, "reason": reason}
+                orthanc.SetMetricsValue("chest_xray_ready", 0.0, orthanc.MetricsType.DEFAULT)
                 self._worklist = File()  # one that nobody keeps in step is worse than none
                 orthanc.LogWarning(f"Chest X-ray: {reason}")
 

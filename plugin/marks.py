@@ -36,6 +36,12 @@ def eligible_modality(modality: str) -> bool:
     return modality.strip().upper() in MODALITIES
 
 
+def is_report_uid(uid: str) -> bool:
+    """Whether it is a SOPInstanceUID that `content.report_uid` may have made; those of copies are Orthanc's."""
+    number = uid.removeprefix("2.25.")
+    return uid.startswith("2.25.") and number.isdecimal() and int(number) >> 76 & 0xF == 8
+
+
 def text_in(metadata: Mapping[str, str]) -> str | None:
     """The mark's text among an instance's metadata, or None."""
     return next((metadata[name] for name in NAMES if name in metadata), None)

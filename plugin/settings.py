@@ -231,4 +231,5 @@ def _host(configuration: Mapping[str, Any]) -> str:
     addresses: list[str] = configuration.get("HttpBindAddresses") or [LOOPBACK]
     if LOOPBACK in addresses or "0.0.0.0" in addresses:  # noqa: S104 - nothing is bound here
         return LOOPBACK
-    return f"[{addresses[0]}]" if ":" in addresses[0] else addresses[0]
+    address = addresses[0].strip("[]")  # which Orthanc 1.13 wants around one with colons
+    return f"[{address}]" if ":" in address else address

@@ -34,7 +34,6 @@ from plugin.content import (
     device_uid,
     encode,
     encoded_content,
-    is_report_uid,
     model_name,
     on_same_image,
     report_uid,
@@ -47,7 +46,6 @@ from plugin.sr_reader import read
 __all__ = [
     "CannotReport",
     "Document",
-    "is_report_uid",
     "on_same_image",
     "read",
     "repairs",

@@ -20,13 +20,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
-from plugin import stand_in
+from plugin import scratch, stand_in
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +40,9 @@ KNOWN_SHA256 = {DEFAULT: "56524913dd16a906422e8d8b66a7a5c46be1d82eb7ac012d810377
 
 NAME = r"densenet121-res224-\w+"
 """What TorchXRayVision calls its DenseNets."""
+
+PREPARING = ".preparing-"
+"""How the folders are named in which models are made, within the one where they are kept."""
 
 EXPORT = 1
 """Version of the exported graph; raised with any change of it, so that cached models are made anew."""
@@ -60,6 +62,7 @@ def prepare(weights: str, sha256: str, folder: Path) -> Path:
     checkpoint's; it may be empty for a name whose hash is known and for `stand-in`. Several processes may do this at
     once. What TorchXRayVision's download brings is kept in `folder` too.
     """
+    scratch.sweep(PREPARING, folder)  # now, since a model that is there already needs no folder
     if weights == STAND_IN:
         return _prepare_stand_in(folder)
     expected = sha256.lower() or KNOWN_SHA256.get(weights, "")
@@ -101,8 +104,8 @@ def _workplace(folder: Path) -> Iterator[Path]:
     """A temporary folder within `folder`, gone afterwards; what libraries print goes to stderr."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".preparing-", dir=folder) as work, redirect_stdout(sys.stderr):
-            yield Path(work)
+        with scratch.folder(PREPARING, folder) as work, redirect_stdout(sys.stderr):
+            yield work
     except OSError as error:
         raise WeightsUnavailable(f"{error.filename or folder}: {error.strerror or error}.") from error
 

@@ -9,10 +9,11 @@ import ctypes
 import os
 import resource
 import signal
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -40,6 +41,10 @@ class Outcome:
     reason: str = ""
     model_unavailable: bool = False
     elsewhere: bool = False
+    milliseconds: Mapping[str, float] = field(default_factory=dict)
+    """Of each step, if it is done."""
+    took: int = 0
+    """Milliseconds, of all of it."""
 
 
 _archive: Archive
@@ -87,6 +92,13 @@ def classify(instance: str, study: str) -> Outcome:
     return _tried(task)
 
 
+def tidy(copy: str, study: str) -> Outcome:
+    """Look at a copy of a report of ours that arrived in a study."""
+    from plugin import filing
+
+    return _tried(lambda: Outcome("done", "removed" if filing.tidy(_archive, study, copy) else "kept"))
+
+
 def give_up(instance: str, study: str, reason: str) -> Outcome:
     """Mark an image as `failed` that ends its workers; its file is not read again."""
     return _tried(lambda: _mark(instance, study, "failed", reason))
@@ -96,8 +108,10 @@ def _tried(task: Callable[[], Outcome]) -> Outcome:
     # Heavy imports happen here, so that a process which is only being started cannot fail or hang in them unseen.
     from plugin import classifier
 
+    began = time.perf_counter()
     try:
-        return task()
+        outcome = task()
+        return replace(outcome, took=round(1000 * (time.perf_counter() - began)))
     except claims.Taken:
         return Outcome("later", "Another server works on it", elsewhere=True)
     except claims.Finished as elsewhere:
@@ -144,6 +158,11 @@ def _classify(instance: str, study: str, model: Classifier) -> Outcome:
         return _mark(instance, study, why.state, str(why), **image)
     except Refused as why:
         return _mark(instance, study, "failed", str(why), image=asdict(found.report.image))
+    milliseconds = {
+        "fetch": clock.milliseconds["fetch"],
+        **found.milliseconds,
+        "store": clock.milliseconds["store"],
+    }
     text = marks.mark(
         "done",
         instance,
@@ -156,11 +175,7 @@ def _classify(instance: str, study: str, model: Classifier) -> Outcome:
             "SeriesInstanceUID": found.document.SeriesInstanceUID,
         },
         **_named(found.outputs, stored),
-        milliseconds={
-            "fetch": clock.milliseconds["fetch"],
-            **found.milliseconds,
-            "store": clock.milliseconds["store"],
-        },
+        milliseconds=milliseconds,
         **({"server": _server} if _server else {}),
     )
     try:
@@ -171,7 +186,7 @@ def _classify(instance: str, study: str, model: Classifier) -> Outcome:
     except Gone:
         filing.remove(_archive, stored.values())  # the image is not there any more: leave no report without it
         raise
-    return Outcome("done")
+    return Outcome("done", milliseconds=milliseconds)
 
 
 def _named(documents: Mapping[str, Document], instances: Mapping[str, str]) -> dict[str, list[dict[str, str]]]:

@@ -7,13 +7,9 @@ own process only reads it (`plugin/query.py`). Standard library only.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import shutil
 import sqlite3
 import tempfile
-import time
 import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator
@@ -21,6 +17,8 @@ from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from plugin import scratch
 
 if TYPE_CHECKING:
     from plugin.archive import Instance, Place
@@ -62,7 +60,7 @@ class Worklist:
     def renew(self) -> str:
         """Begin with an empty file, another one than before; its path."""
         self.close()
-        path = self._open.enter_context(_folder()) / "worklist.db"
+        path = self._open.enter_context(scratch.folder(PREFIX, Path(tempfile.gettempdir()))) / "worklist.db"
         self._db = self._open.enter_context(
             closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False))
         )
@@ -87,6 +85,19 @@ class Worklist:
             for instance in instances:
                 for (image,) in self._db.execute("SELECT id FROM images WHERE instance = ?", [instance]).fetchall():
                     self._delete(image)
+
+    def filed(self, instances: Iterable[str]) -> list[tuple[str, str, set[str]]]:
+        """Of those among these images that have reports: their id, their study's, and the ids of what was filed."""
+        found = []
+        for instance in instances:
+            row = self._db.execute(
+                "SELECT study, text FROM images JOIN marks ON image = id WHERE instance = ?", [instance]
+            ).fetchone()
+            mark = json.loads(zlib.decompress(row[1])) if row else {}
+            if mark.get("sr"):
+                documents = [mark["sr"], *mark.get("outputs", ())]
+                found.append((instance, row[0], {document["instance"] for document in documents}))
+        return found
 
     def reach(self, position: int) -> None:
         """Everything up to this position in Orthanc's change log is written down."""
@@ -121,7 +132,7 @@ class Worklist:
             "study": place.study,
             "patient": place.patient,
             "state": mark.get("state", "pending"),
-            "moment": _moment(mark.get("created", "")) or _moment(found.received),
+            "moment": moment(mark.get("created", "")) or moment(found.received),
             "highest": max(scores.values(), default=None),
             "PatientID": place.PatientID,
             "PatientName": place.PatientName,
@@ -174,43 +185,10 @@ def _checked(mark: dict[str, Any]) -> dict[str, Any]:
     return mark if sound else {"state": "failed", "reason": "Its metadata is no result of this plugin"}
 
 
-def _moment(text: str) -> float:
+def moment(text: str) -> float:
     """Seconds since 1970, of a mark's own time or of Orthanc's ReceptionDate, which is in UTC; 0 if it is neither."""
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
         return 0.0
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    """A folder for the file, which no other user can enter, and which is gone afterwards.
-
-    One that a killed process left is removed by the next. The lock says that it is in use: to us, and to
-    systemd-tmpfiles, which removes old files.
-    """
-    for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        _remove_if_left(left)
-    with tempfile.TemporaryDirectory(prefix=PREFIX) as name:
-        lock = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield Path(name)
-        finally:
-            os.close(lock)
-
-
-def _remove_if_left(left: Path) -> None:
-    try:
-        lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:
-        return  # another user's
-    try:
-        if os.fstat(lock).st_uid == os.geteuid() and os.fstat(lock).st_mtime < time.time() - 60:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left, ignore_errors=True)
-    except BlockingIOError:
-        return  # another server's
-    finally:
-        os.close(lock)

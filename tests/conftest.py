@@ -12,6 +12,8 @@ import pytest
 from plugin import classifier, stand_in, weights
 from plugin.classifier import Classifier
 from tests import oracle, sr_reports, sr_validators
+from tests.image.podman import nothing_left, podman
+from tests.pacs import IMAGE
 
 BUILD = Path(__file__).parent.parent / "build"
 
@@ -43,6 +45,15 @@ def densenet(checkpoint: tuple[Path, str], tmp_path_factory: pytest.TempPathFact
 
     torch.set_num_threads(1)  # threads that wait for each other are slow on a busy machine
     return oracle.load(checkpoint[0], tmp_path_factory.mktemp("torchxrayvision"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_mounts_are_left() -> Iterator[None]:
+    """Of containers, where the tests started any and nobody else's run."""
+    yield
+    if IMAGE and not podman("ps", "--quiet"):
+        with nothing_left():
+            pass
 
 
 @pytest.fixture(scope="session", autouse=True)

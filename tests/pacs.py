@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -37,21 +37,24 @@ class Pacs:
     """One Orthanc on free ports. As a context manager it is started, and ended with all that it started.
 
     :param options: what its orthanc.json says besides; the keys of its sections go among those that are there.
-    :param within: a command that starts another one, to run it in.
+    :param disk: bytes of a file system of its own for what it stores, in memory; 0 for none.
     """
 
     def __init__(
         self,
         folder: Path,
         options: Mapping[str, Any] = MappingProxyType({}),
+        disk: int = 0,
         /,
-        within: Sequence[str] = (),
         **environ: str,
     ) -> None:
-        self.folder, self._options, self._within = folder, options, within
+        self.folder, self._options, self._disk = folder, dict(options), disk
+        if disk:
+            self._options["StorageDirectory"] = str(folder / "disk")
         self.http_port, self.dicom_port = free_port(), free_port()
         self.user, self.password = "tester", secrets.token_urlsafe()
-        self.url = f"http://127.0.0.1:{self.http_port}"
+        secure = bool(options.get("SslEnabled"))
+        self.url = f"{'https' if secure else 'http'}://127.0.0.1:{self.http_port}"
         self._environ = {
             "HTTP_PORT": str(self.http_port),
             "DICOM_PORT": str(self.dicom_port),
@@ -64,6 +67,7 @@ class Pacs:
         self.session = requests.Session()
         self.session.auth = (self.user, self.password)
         self.session.trust_env = False
+        self.session.verify = not secure  # its certificate is a test's, for whatever name
         # Orthanc closes a connection that is idle for a second, perhaps just as a request sets out on it.
         self.session.mount(self.url, HTTPAdapter(max_retries=Retry(3, allowed_methods=None)))
 
@@ -81,15 +85,13 @@ class Pacs:
             environ = os.environ | self._environ
             if self._options:
                 environ = environ_for_orthanc(environ)
-            self.process = subprocess.Popen(
-                [*self._within, *self._command()], cwd=ROOT, env=environ, stdout=log, stderr=log
-            )
+            self.process = subprocess.Popen(self._command(), cwd=ROOT, env=environ, stdout=log, stderr=log)
         wait_for(self._answers, 30, self.log)
 
     def _command(self) -> list[str]:
         """`demo.serve`; with options, what it would run, with them in the file."""
         if IMAGE:
-            return container.command(IMAGE, self._environ, self._options)
+            return container.command(IMAGE, self._environ, self._options, self._disk)
         if not self._options:
             return [sys.executable, "-m", "demo.serve"]
         command = orthanc_command(os.environ | self._environ, Account(self.user, self.password))
@@ -98,7 +100,16 @@ class Pacs:
         for key, value in self._options.items():
             settings[key] = settings.get(key, {}) | value if isinstance(value, dict) else value
         file.write_text(json.dumps(settings))
-        return command
+        return [*self._on_a_disk(), *command]
+
+    def _on_a_disk(self) -> list[str]:
+        """The command that runs another one where the disk is, which needs no rights."""
+        if not self._disk:
+            return []
+        folder = Path(self._options["StorageDirectory"])
+        folder.mkdir(exist_ok=True)
+        mount = f'mount -t tmpfs -o size={self._disk} none "$0" && exec "$@"'
+        return ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, str(folder)]
 
     def stop(self) -> None:
         """End it as an operator does, and see that nothing of it is left."""
@@ -111,21 +122,22 @@ class Pacs:
     def kill(self) -> None:
         """End it as a power cut does; its processes must go with it."""
         family = self.family()
-        self._orthanc().kill()
+        self.orthanc().kill()
         self.process.wait()
         _, left = psutil.wait_procs(family, timeout=10)
         assert not left, left
 
     def family(self) -> list[psutil.Process]:
         """The processes that Orthanc started: the dispatcher, the workers, and what they need."""
-        return self._orthanc().children(recursive=True)
+        return self.orthanc().children(recursive=True)
 
-    def _orthanc(self) -> psutil.Process:
+    def orthanc(self) -> psutil.Process:
+        """Orthanc's own process, in its container too."""
         return psutil.Process(container.main_process(self._environ) if IMAGE else self.process.pid)
 
     def companion(self) -> psutil.Process:
         """The dispatcher's process."""
-        (process,) = self._orthanc().children()
+        (process,) = self.orthanc().children()
         return process
 
     def workers(self) -> list[psutil.Process]:

@@ -13,7 +13,7 @@ from plugin import changelog, dispatcher, query
 from plugin.archive import Archive, ArchiveUnavailable, Change, Gone, Instance, Place, Series
 from plugin.dispatcher import Dispatcher
 from plugin.listing import Listing
-from plugin.marks import mark_in
+from plugin.marks import MANUFACTURER, mark_in
 from plugin.query import File
 from plugin.worker import Outcome
 from plugin.worklist import Worklist
@@ -25,6 +25,7 @@ class FakeArchive(Archive):
     def __init__(self) -> None:
         self.modality: dict[str, str] = {}
         self.marks: dict[str, dict[str, Any]] = {}
+        self.manufacturer: dict[str, str] = {}
         self.log: list[str] = []
         self.asked: list[str] = []
         self.down = False
@@ -44,13 +45,16 @@ class FakeArchive(Archive):
 
     def instances(self, ids: Sequence[str], marks: bool = True) -> list[Instance]:
         found = sorted((one for one in ids if one in self.modality), reverse=True)  # in no order that means anything
-        return [Instance(one, f"series of {one}", self.marks.get(one) if marks else None) for one in found]
+        return [
+            Instance(one, f"series of {one}", self.marks.get(one) if marks else None, SOPInstanceUID=f"1.2.{len(one)}")
+            for one in found
+        ]
 
     def series(self, series: str) -> Series:
         instance = series.removeprefix("series of ")
         if instance not in self.modality:
             raise Gone(series)
-        return Series(self.modality[instance], f"study of {instance}")
+        return Series(self.modality[instance], f"study of {instance}", self.manufacturer.get(instance, ""))
 
     def places(self, series: Sequence[str]) -> dict[str, Place]:
         there = {one: self.modality.get(one.removeprefix("series of "), "") for one in series}
@@ -94,6 +98,9 @@ class FakePool:
         self.given.append(instance)
         self.tasks[instance] = Future()
         return self.tasks[instance]
+
+    def tidy(self, copy: str, study: str) -> Future[Outcome]:
+        return self.classify(copy, study)
 
     def give_up(self, instance: str, study: str, reason: str) -> Future[Outcome]:
         assert study == f"study of {instance}"
@@ -176,13 +183,13 @@ def test_radiographs_are_classified_in_their_order_and_nothing_else_is(world: Wo
     assert world.pool.given == ["a", "b"]
     assert world.counts() == (2, 0, 0, 0)
     world.finish("a", Outcome("done"))
-    world.finish("b", Outcome("skipped", "it is a hand"))
+    world.finish("b", Outcome("skipped", "it is a hand", took=12))
     world.tick()
     world.tick()
     assert world.pool.given == ["a", "b"]
     assert world.counts() == (0, 1, 1, 0)
     assert world.said["position"] == len(world.archive.log)
-    assert "Instance b: skipped, it is a hand" in world.log
+    assert "Instance b: skipped in 12 ms, it is a hand" in world.log
 
 
 def test_a_mark_is_listed_even_before_its_worker_ends(world: World) -> None:
@@ -286,6 +293,51 @@ def test_a_task_that_the_pool_has_lost_is_noticed(world: World) -> None:
     world.finish("a", Outcome("done"))
     world.tick()
     assert not world.dispatcher.stuck(world.now + 1000)
+
+
+def test_metrics_count_what_became_of_images_and_workers(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for instance in "abc":
+        world.archive.add(instance)
+    monkeypatch.setattr("time.time", lambda: 1000.0)
+    world.tick()
+    monkeypatch.setattr("time.time", lambda: 1007.0)
+    world.finish("a", Outcome("done", milliseconds={"model": 40.0, "store": 2.5}))
+    world.finish("b", RuntimeError("Abnormal termination"))
+    world.tick()
+    told = world.said["metrics"]
+    assert told["chest_xray_pending"] == 2
+    assert told["chest_xray_oldest_pending_seconds"] == 7
+    assert told["chest_xray_worker_restarts_total"] == 1
+    assert told['chest_xray_images_total{state="done",reason=""}'] == 1
+    assert told['chest_xray_step_seconds_total{step="model"}'] == 0.04
+    world.tick(2)
+    world.finish("b", Outcome("skipped", "BodyPartExamined is 'HAND', which is not the chest."))
+    world.finish("c", Outcome("done"))
+    world.tick()
+    told = world.said["metrics"]
+    assert told["chest_xray_oldest_pending_seconds"] == 0
+    assert told['chest_xray_images_total{state="skipped",reason="BodyPartExamined"}'] == 1
+
+
+def test_a_copy_of_a_report_is_looked_at_and_is_no_image(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for instance, maker in (("copy", MANUFACTURER), ("report", "another")):
+        world.archive.add(instance, "SR")
+        world.archive.manufacturer[instance] = maker
+    world.tick()
+    assert world.pool.given == ["copy"]
+    assert world.said["position"] == 0
+    for _ in range(3):  # whatever it does to who reads it
+        world.finish("copy", TimeoutError())
+        world.tick()
+        world.tick(100)
+    assert (world.pool.given_up, world.archive.marks) == ({}, {})
+    assert world.counts() == (0, 0, 0, 0)
+    assert world.said["position"] == 2
+    monkeypatch.setattr("plugin.marks.is_report_uid", lambda _: True)
+    world.archive.add("original", "SR")
+    world.archive.manufacturer["original"] = MANUFACTURER
+    world.tick()
+    assert "original" not in world.pool.given
 
 
 def test_a_deleted_image_leaves_no_trace(world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -198,14 +199,38 @@ def test_bad_images_get_a_sentence_and_orthanc_goes_on(pacs: Pacs, make: Any, st
     assert "\n" not in result["reason"]
     assert pacs.reports_beside(instance) == []
     if state == "failed":
-        line = f"Instance {instance}: failed, {result['reason']}"
-        wait_for(lambda: line in pacs.log() or None, 5, pacs.log)
+        line = rf"Instance {instance}: failed in \d+ ms, {re.escape(result['reason'])}"
+        wait_for(lambda: re.search(line, pacs.log()), 5, pacs.log)
 
 
 def test_what_is_not_dicom_is_refused_by_orthanc(pacs: Pacs) -> None:
     answer = pacs.session.post(f"{pacs.url}/instances", data=b"hello", timeout=10)
     assert answer.status_code == 400
     assert pacs.get("/chest-xray/status")["ready"] is True
+
+
+def test_prometheus_is_told(pacs: Pacs) -> None:
+    def told() -> dict[str, float]:
+        text = pacs.session.get(f"{pacs.url}/tools/metrics-prometheus", timeout=10).text
+        lines = (line.rsplit(" ", 2) for line in text.splitlines() if line.startswith("chest_xray_"))
+        return {name: float(value) for name, value, _ in lines}
+
+    done = 'chest_xray_images_total{state="done",reason=""}'
+    skipped = 'chest_xray_images_total{state="skipped",reason="BodyPartExamined"}'
+    before = told()
+    pacs.result(pacs.upload(to_bytes(radiograph(84, rows=64, columns=64))))
+    pacs.result(pacs.upload(to_bytes(radiograph(85, rows=64, columns=64, BodyPartExamined="HAND"))))
+
+    def counted() -> dict[str, float] | None:
+        now = told()
+        more = all(now.get(what, 0) > before.get(what, 0) for what in (done, skipped))
+        return now if now["chest_xray_pending"] == 0 and more else None
+
+    now = wait_for(counted, 10, pacs.log)
+    assert now["chest_xray_ready"] == 1
+    assert now["chest_xray_oldest_pending_seconds"] == now["chest_xray_worker_restarts_total"] == 0
+    for step in ("fetch", "decode", "resize", "model", "report", "store"):
+        assert now[f'chest_xray_step_seconds_total{{step="{step}"}}'] > 0
 
 
 def test_the_status_counts(pacs: Pacs) -> None:

@@ -75,6 +75,41 @@ def test_it_follows_what_is_noted_and_looks_up_the_rest(world: World) -> None:
     assert world.states() == {"a": "skipped", "b": "done"}
 
 
+def test_reports_go_with_their_image_and_nothing_else_does(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for one in ("a", "b"):
+        world.archive.add(one)
+        world.archive.marks[one] = {"state": "done", "sr": {"instance": f"{one}'s"}, "outputs": [{"instance": "pdf"}]}
+    world.settle()
+    ours = {"a's": "2.25.1", "pdf": "2.25.2", "another's": "2.25.3"}
+    deleted: list[str] = []
+    monkeypatch.setattr(world.archive, "documents", lambda study, besides=(): ours if study.endswith("a") else {})
+    monkeypatch.setattr(world.archive, "delete", deleted.append)
+    world.listing.look_up("a")
+    world.listing.look_up("b")
+    world.settle()
+    assert deleted == []
+    del world.archive.modality["a"]
+    world.listing.look_up("a")
+    world.settle()
+    assert sorted(deleted) == ["a's", "pdf"]
+
+
+def test_an_image_that_comes_back_while_its_report_is_removed_gets_another(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unmarked: list[str] = []
+    world.archive.add("a")
+    world.archive.marks["a"] = {"state": "done", "sr": {"instance": "report"}}
+    world.settle()
+    monkeypatch.setattr(world.archive, "documents", lambda study, besides=(): {"report": "2.25.1"})
+    monkeypatch.setattr(world.archive, "delete", lambda _: world.archive.add("a"))
+    monkeypatch.setattr(world.archive, "unmark", unmarked.append)
+    del world.archive.modality["a"]
+    world.listing.look_up("a")
+    world.settle()
+    assert unmarked == ["a"]
+
+
 def test_more_news_than_a_page_take_several_ticks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listing, "PAGE", 2)
     world.settle()

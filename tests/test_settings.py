@@ -85,6 +85,7 @@ def test_orthanc_is_reached_as_its_configuration_says() -> None:
         (["10.0.0.5", "127.0.0.1"], "127.0.0.1"),
         (["10.0.0.5", "10.0.0.6"], "10.0.0.5"),
         (["::1"], "[::1]"),
+        (["[::1]"], "[::1]"),
     ):
         assert Connection.to_orthanc({"HttpBindAddresses": addresses}, "t").url == f"http://{host}:8042"
     assert "secret" not in repr(Connection("u", "secret"))

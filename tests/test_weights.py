@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import pickle
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,10 @@ import onnxruntime
 import pytest
 import requests
 
-from plugin import classifier, stand_in, weights
+from plugin import classifier, scratch, stand_in, weights
 from plugin.weights import DEFAULT, KNOWN_SHA256, WeightsUnavailable, prepare, torchxrayvision
 from tests import oracle
+from tests.pacs import wait_for
 
 URL = "https://github.com/mlmed/torchxrayvision/releases/download/v1/"
 
@@ -111,6 +114,7 @@ def test_a_path_and_the_cache(folder: Path, checkpoint: tuple[Path, str], tmp_pa
 def test_a_prepared_model_is_found_without_torch(prepared_model: Path) -> None:
     program = f"""
 import sys
+import time
 from pathlib import Path
 from plugin.weights import main
 status = main(["prepare", "--weights", "stand-in", "--folder", {str(prepared_model.parent)!r}])
@@ -205,6 +209,24 @@ def test_a_truncated_checkpoint(folder: Path, tmp_path: Path, checkpoint: tuple[
 def test_weights_that_do_not_exist(folder: Path, name: str) -> None:
     with pytest.raises(WeightsUnavailable, match=f"weights {name}"):
         prepare(name, "0" * 64, folder)
+
+
+def test_what_killed_preparations_left_goes_at_the_next_and_what_another_one_uses_stays(
+    folder: Path, prepared_model: Path
+) -> None:
+    command = [sys.executable, "-m", "plugin.weights", "prepare", "--weights", "stand-in", "--folder", str(folder)]
+    folder.mkdir()
+    with subprocess.Popen(command) as killed:
+        (left,) = wait_for(lambda: list(folder.glob(".preparing-*")) or None, 60, str)
+        killed.kill()
+    for model in prepared_model.parent.iterdir():
+        shutil.copy(model, folder)
+    with scratch.folder(".preparing-", folder) as in_use:
+        for one in (left, in_use):
+            os.utime(one, (0, time.time() - 3600))
+        prepare(weights.STAND_IN, "", folder)  # which is there already
+        assert (left.exists(), in_use.exists()) == (False, True)
+    assert not list(folder.glob(".preparing-*"))
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from demo.phantoms import radiograph, to_bytes
@@ -137,7 +136,7 @@ def test_a_companion_that_is_killed_leaves_an_empty_list_and_the_next_one_fills_
         one = pacs.upload(image(1))
         pacs.result(one)
         wait_for_states(pacs, {one: "done"})
-        companion = next(each for each in psutil.Process(pacs.process.pid).children())
+        companion = pacs.companion()
         companion.send_signal(signal.SIGKILL)
         (left,) = temporary.glob("chest-xray-worklist-*")
         os.utime(left, (0, 0))

@@ -11,7 +11,7 @@ from typing import Any
 import pydicom
 import pytest
 
-from plugin.sr import is_report_uid
+from plugin.marks import is_report_uid
 from tests import sr_validators
 from tests.pacs import Pacs
 
@@ -24,8 +24,8 @@ Start = Callable[..., Pacs]
 def start(tmp_path: Path, prepared_model: Path) -> Start:
     """Makes an Orthanc in the test's own folder, not started yet; called again, one on the same storage."""
 
-    def make(options: dict[str, Any] | None = None, name: str = "pacs", **more: Any) -> Pacs:
-        return Pacs(tmp_path / name, options or {}, **{"MODEL_FOLDER": str(prepared_model.parent)} | more)
+    def make(options: dict[str, Any] | None = None, name: str = "pacs", disk: int = 0, **more: str) -> Pacs:
+        return Pacs(tmp_path / name, options or {}, disk, **{"MODEL_FOLDER": str(prepared_model.parent)} | more)
 
     return make
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from io import BytesIO
 from typing import Any
 
+import pydicom
 import pytest
+from pydicom.uid import generate_uid
 
 from demo.phantoms import to_bytes
 from tests.faults.conftest import Start
@@ -40,6 +43,11 @@ def expect_as_many_reports_as_images(pacs: Pacs, images_each: list[int]) -> None
 
     wait_for(settled, 20, lambda: f"{contents(pacs)}\n{pacs.log()[-3000:]}")
 
+    expect_quiet(pacs)
+    assert settled()
+
+
+def expect_quiet(pacs: Pacs) -> None:
     def quiet() -> bool | None:
         """Nothing is written for a second; a loop would never let that happen."""
         position = pacs.get("/changes?last")["Last"]
@@ -47,7 +55,6 @@ def expect_as_many_reports_as_images(pacs: Pacs, images_each: list[int]) -> None
         return pacs.get("/changes?last")["Last"] == position or None
 
     wait_for(quiet, 20, pacs.log)
-    assert settled()
 
 
 def ask(pacs: Pacs, path: str, body: dict[str, Any]) -> None:
@@ -96,3 +103,49 @@ def test_a_report_from_another_orthanc_is_the_same_report(start: Start, report_f
         expect_as_many_reports_as_images(here, [1])
         here.upload(sent[1])
         expect_as_many_reports_as_images(here, [1])
+
+
+def copy_of(data: bytes) -> bytes:
+    """The same under another SOPInstanceUID, as Orthanc gives them."""
+    ds = pydicom.dcmread(BytesIO(data))
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    return to_bytes(ds)
+
+
+def test_a_copy_of_a_report_that_comes_afterwards_does_not_stay(start: Start) -> None:
+    with start() as pacs:
+        pacs.wait_until_ready()
+        files = (to_bytes(image(0)), to_bytes(image(1, rows=100)))
+        one, other = (pacs.result(pacs.upload(data)) for data in files)
+        report = pacs.file(one["sr"]["instance"])
+        for _ in range(3):
+            pacs.upload(copy_of(report))
+        wait_for(lambda: pacs.reports_beside(one["instance"]) == [one["sr"]["instance"]] or None, 20, pacs.log)
+        ds = pydicom.dcmread(BytesIO(copy_of(report)))
+        study = pydicom.dcmread(BytesIO(pacs.file(other["instance"])))
+        ds.PatientID, ds.StudyInstanceUID = study.PatientID, study.StudyInstanceUID
+        ds.SeriesInstanceUID = generate_uid()
+        stranger = pacs.upload(to_bytes(ds))
+        expect_quiet(pacs)
+        assert len(pacs.reports_beside(one["instance"])) == 1
+        assert sorted(pacs.reports_beside(other["instance"])) == sorted([stranger, other["sr"]["instance"]])
+        assert [pacs.result(each["instance"]) for each in (one, other)] == [one, other]  # nothing was done again
+
+
+@pytest.mark.parametrize("how", ["split", "delete"])
+def test_a_report_goes_with_its_image(start: Start, how: str) -> None:
+    with start() as pacs:
+        pacs.wait_until_ready()
+        ds, kept = image(0), image(1)
+        kept.PatientID, kept.StudyInstanceUID = ds.PatientID, ds.StudyInstanceUID
+        goes, stays = (pacs.result(pacs.upload(to_bytes(one))) for one in (ds, kept))
+        series = pacs.get(f"/instances/{goes['instance']}/series")["ID"]
+        wait_until_idle(pacs, 2)
+        if how == "split":
+            study = pacs.get(f"/instances/{goes['instance']}/study")["ID"]
+            ask(pacs, f"/studies/{study}/split", {"Series": [series], "KeepSource": False})
+            expect_as_many_reports_as_images(pacs, [1, 1])
+        else:
+            pacs.session.delete(f"{pacs.url}/series/{series}", timeout=10)
+            expect_as_many_reports_as_images(pacs, [1])
+        assert pacs.reports_beside(stays["instance"]) == [stays["sr"]["instance"]]

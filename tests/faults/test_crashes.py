@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.faults.conftest import FULL, Start
@@ -31,8 +30,7 @@ def all_workers(pacs: Pacs) -> None:
 
 
 def the_companion(pacs: Pacs) -> None:
-    for process in psutil.Process(pacs.process.pid).children():
-        process.kill()
+    pacs.companion().kill()
 
 
 def orthanc(pacs: Pacs) -> None:

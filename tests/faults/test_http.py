@@ -10,13 +10,15 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import requests
 
 from plugin.archive import Archive, ArchiveUnavailable
 from plugin.settings import Connection
 from tests.faults.conftest import Start
 from tests.faults.counting import expect_one_report_each
 from tests.faults.images import images
-from tests.pacs import Pacs
+from tests.image import container
+from tests.pacs import IMAGE, Pacs
 
 
 def expect_a_report(pacs: Pacs) -> None:
@@ -49,8 +51,51 @@ def test_without_an_http_server_the_start_stops_with_the_settings_name(start: St
     assert pacs.process.wait(timeout=10) != 0
 
 
-# With TLS: Debian's Orthanc 1.10 ends itself (a segmentation fault at the first request, without any plugin), so that
-# a server which answers as Orthanc does stands in for it.
+@pytest.mark.parametrize("address", ["127.0.0.2", *(["[::1]"] if IMAGE else [])])
+def test_on_another_address(start: Start, address: str) -> None:
+    """Orthanc 1.10 does not know the setting and listens everywhere, but for IPv6; 1.13 listens there alone."""
+    pacs = start({"RemoteAccessAllowed": True, "HttpBindAddresses": [address]})
+    everywhere, pacs.url = pacs.url, pacs.url.replace("127.0.0.1", address)
+    with pacs:
+        expect_a_report(pacs)
+        if IMAGE:
+            with pytest.raises(requests.ConnectionError):
+                requests.get(everywhere, timeout=5)
+
+
+OPENSSL = """
+extern void *SSL_get1_peer_certificate(const void *ssl);
+
+void *SSL_get_peer_certificate(const void *ssl) { return SSL_get1_peer_certificate(ssl); }
+"""
+
+
+@pytest.fixture(scope="module")
+def openssl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with OpenSSL as Debian's civetweb, which is Orthanc's HTTP server, wants it.
+
+    It loads OpenSSL 3 and calls, at each connection, a function that only OpenSSL 1 has by this name: a null pointer.
+    """
+    folder = tmp_path_factory.mktemp("openssl")
+    (folder / "libssl.c").write_text(OPENSSL)
+    command = ["gcc", "-shared", "-fPIC", "-nostdlib", "-Wl,-soname,libssl.so", "-o", "libssl.so", "libssl.c"]
+    subprocess.run([*command, "-l:libssl.so.3"], cwd=folder, check=True)
+    (folder / "libcrypto.so").symlink_to("/usr/lib/x86_64-linux-gnu/libcrypto.so.3")
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
+@pytest.mark.parametrize("options", [{}, {"SslMinimumProtocolVersion": 4}], ids=["by default", "as SECURITY.md says"])
+def test_with_tls(start: Start, certificates: list[Path], openssl: Path, options: dict[str, int]) -> None:
+    environ = {"LD_LIBRARY_PATH": f"{openssl}", "CERTIFICATE": str(certificates[0])}
+    with start({"SslEnabled": True, "SslCertificate": str(certificates[0]), **options}, **environ) as pacs:
+        expect_a_report(pacs)
+        with pytest.raises(requests.ConnectionError):
+            requests.get(pacs.url.replace("https", "http"), timeout=5)
+        assert not IMAGE or container.healthy({"HTTP_PORT": str(pacs.http_port)})
+
+
+# A server that answers as Orthanc does, for what Orthanc itself would not do: show another certificate than its own.
 
 
 @pytest.fixture(scope="module")

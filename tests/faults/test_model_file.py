@@ -13,7 +13,9 @@ import pytest
 from tests.faults.conftest import Start
 from tests.faults.counting import wait_until_idle
 from tests.faults.images import images
-from tests.pacs import wait_for
+from tests.pacs import IMAGE, wait_for
+
+has_torch = pytest.mark.skipif(bool(IMAGE), reason="the image has no torch: its model was made when it was built")
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ def test_a_model_that_breaks_while_it_is_in_use(start: Start, model: Path, envir
         wait_until_idle(pacs, 2)
 
 
-@pytest.mark.parametrize("engine", ["onnx", "torch-cpu"])
+@pytest.mark.parametrize("engine", ["onnx", pytest.param("torch-cpu", marks=has_torch)])
 def test_a_model_that_is_replaced_is_used_from_the_next_image_on(
     start: Start, model: Path, environ: dict[str, str], engine: str
 ) -> None:
@@ -88,6 +90,7 @@ def renamed(data: bytes) -> bytes:
     return bytes(exported.SerializeToString())
 
 
+@has_torch
 def test_what_prepares_a_model_ends_with_orthanc(start: Start, tmp_path: Path) -> None:
     """It takes half a minute at least, and asks nobody meanwhile."""
     with start(MODEL_FOLDER=str(tmp_path / "none")) as pacs:

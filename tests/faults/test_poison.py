@@ -13,7 +13,6 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
-import psutil
 import pydicom
 import pydicom.data
 import pytest
@@ -33,7 +32,7 @@ from tests.pacs import Pacs, wait_for
 
 MUTATIONS = 5000 if FULL else 100
 SEED = 20261123
-TIME_LIMIT, ATTEMPTS = 2, 2
+TIME_LIMIT, ATTEMPTS = 5, 2
 DEPTH = 40  # Orthanc 1.10 itself ends at 60, with and without a plugin
 
 GIVEN_UP = f"Given up after {ATTEMPTS} tries: "
@@ -55,7 +54,7 @@ def test_poison_is_given_up_and_what_is_behind_it_is_done(start: Start, fault: s
         instance = pacs.upload(to_bytes(poison))
         behind = [pacs.upload(data) for data in images(5, first=1)]
         for one in behind:
-            assert pacs.result(one)["state"] == "done"
+            assert (good := pacs.result(one))["state"] == "done", good
         took = time.monotonic() - began
         result = pacs.result(instance)
         print(f"{fault}: those behind were done after {took:.1f} s; {result['reason']}")
@@ -220,7 +219,7 @@ def test_the_files_that_pydicom_ships_all_end_with_a_reason(start: Start) -> Non
 
 def memory(pacs: Pacs) -> dict[str, float]:
     """MB of Orthanc, and of all that it started."""
-    orthanc = psutil.Process(pacs.process.pid).memory_info().rss
+    orthanc = pacs.orthanc().memory_info().rss
     return {"Orthanc": orthanc / 1e6, "ours": sum(one.memory_info().rss for one in pacs.family()) / 1e6}
 
 

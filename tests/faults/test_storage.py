@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -12,37 +14,66 @@ from tests.faults.conftest import Start
 from tests.faults.counting import expect_one_report_each, wait_until_idle
 from tests.faults.images import image, images
 from tests.faults.within import Hold
-from tests.pacs import wait_for
+from tests.pacs import Pacs, wait_for
 
 SMALL_DISK = 512 << 10
 
 
-def test_a_full_disk_is_waited_for_with_growing_pauses(start: Start, tmp_path: Path) -> None:
+def waited(pacs: Pacs) -> list[int] | None:
+    """The pauses after which a report was sent again, in seconds, once there were three."""
+    pauses = re.findall(r"is tried again in (\d+) s: (.*)", pacs.log())
+    assert all("POST /instances" in reason for _, reason in pauses), pauses
+    return [int(pause) for pause, _ in pauses] if len(pauses) >= 3 else None
+
+
+def expect_to_wait_until(pacs: Pacs, instance: str, make_room: Callable[[], None]) -> None:
+    assert wait_for(lambda: waited(pacs), 60, pacs.log)[:3] == [1, 2, 4]
+    assert pacs.get(f"/instances/{instance}/chest-xray")["state"] == "pending"
+    assert pacs.get("/chest-xray/status")["pending"] == 1
+    assert pacs.reports_beside(instance) == []
+    make_room()
+    assert pacs.result(instance, 30)["state"] == "done"
+    expect_one_report_each(pacs, 1)
+    print([line for line in pacs.log().splitlines() if "tried again" in line])
+
+
+def not_ours(number: int, side: int) -> bytes:
+    """To fill a disk with."""
+    ds = image(number, rows=side, columns=side)
+    ds.Modality = "OT"
+    return to_bytes(ds)
+
+
+def test_a_full_disk_is_waited_for_with_growing_pauses(start: Start) -> None:
     """A file system with room for the images, but not for a report of 44 KB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = f'mount -t tmpfs -o size={SMALL_DISK} none "$0" && exec "$@"'
-    within = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, str(disk)]
-    with start({"StorageDirectory": str(disk)}, within=within) as pacs:
+    with start(disk=SMALL_DISK) as pacs:
         pacs.wait_until_ready()
-        other = image(1, rows=490, columns=490)  # nothing of ours, and large
-        other.Modality = "OT"
-        filler = pacs.upload(to_bytes(other))
+        filler = pacs.upload(not_ours(1, 490))
         instance = pacs.upload(to_bytes(image(0, rows=64, columns=64)))
+        expect_to_wait_until(pacs, instance, lambda: delete(pacs, [filler]))
 
-        def waited() -> list[int] | None:
-            pauses = re.findall(r"is tried again in (\d+) s: (.*)", pacs.log())
-            assert all("POST /instances" in reason for _, reason in pauses), pauses
-            return [int(pause) for pause, _ in pauses] if len(pauses) >= 3 else None
 
-        assert wait_for(waited, 60, pacs.log)[:3] == [1, 2, 4]
-        assert pacs.get(f"/instances/{instance}/chest-xray")["state"] == "pending"
-        assert pacs.get("/chest-xray/status")["pending"] == 1
-        assert pacs.reports_beside(instance) == []
-        pacs.session.delete(f"{pacs.url}/instances/{filler}", timeout=10)
-        assert pacs.result(instance, 30)["state"] == "done"
-        expect_one_report_each(pacs, 1)
-        print([line for line in pacs.log().splitlines() if "tried again" in line])
+def test_a_quota_that_is_used_up_is_waited_for_with_growing_pauses(start: Start, tmp_path: Path) -> None:
+    """Orthanc 1.13 answers 507. 1.10 answers 500, and only for patients that it may not delete to make room."""
+    hold = Hold(tmp_path, "store")
+    with start({"MaximumStorageSize": 1, "MaximumStorageMode": "Reject"}, **hold.environ) as pacs:
+        pacs.wait_until_ready()
+        with hold:
+            instance = pacs.upload(to_bytes(image(0)))
+            hold.wait_until_reached(pacs)
+            fillers, numbers = [], count(1)
+            for side in (256, 64):  # 130 KB, then 10
+                while pacs.session.post(f"{pacs.url}/instances", data=not_ours(next(numbers), side), timeout=10).ok:
+                    fillers = [one for one in pacs.get("/instances") if one != instance]
+                    for patient in pacs.get("/patients"):
+                        pacs.session.put(f"{pacs.url}/patients/{patient}/protected", data="1", timeout=10)
+        expect_to_wait_until(pacs, instance, lambda: delete(pacs, fillers))
+        assert "The file storage is full" in pacs.log()
+
+
+def delete(pacs: Pacs, instances: Iterable[str]) -> None:
+    for instance in instances:
+        pacs.session.delete(f"{pacs.url}/instances/{instance}", timeout=10)
 
 
 @pytest.mark.parametrize("method", ["version", "file", "store", "documents", "mark"])
@@ -53,11 +84,11 @@ def test_an_image_that_is_deleted_meanwhile_leaves_no_trace(start: Start, tmp_pa
         with hold:
             deleted = [pacs.upload(data) for data in images(3)]  # one in work, and two that wait
             hold.wait_until_reached(pacs)
-            for instance in deleted:
-                pacs.session.delete(f"{pacs.url}/instances/{instance}", timeout=10)
+            delete(pacs, deleted)
         (data,) = images(1, first=3)
         kept = pacs.upload(data)
-        assert pacs.result(kept)["state"] == "done"
+        result = pacs.result(kept)
+        assert result["state"] == "done", (result, pacs.log()[-3000:])
         wait_until_idle(pacs, 1)
         expect_one_report_each(pacs, 1)
         assert "tried again" not in pacs.log()

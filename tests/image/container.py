@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from demo.serve import Account, configuration
-from tests.image.podman import RUN, podman
+import psutil
 
-SAME = ("RemoteAccessAllowed", "HttpBindAddresses", "HttpPort", "DicomPort")
+from demo.serve import Account, configuration
+from tests.image.podman import PODMAN, RUN, podman
+
+SAME = ("RemoteAccessAllowed", "HttpBindAddresses", "HttpPort", "DicomPort", "StorageDirectory", "IndexDirectory")
 """What `make serve` sets that the image leaves to who runs it."""
 
+PLUGIN_FOLDER = Path("/usr/share/orthanc/plugins-available")
+"""Where the image has Orthanc's plugins, before it is known which are wanted."""
 
-def command(image: str, environ: Mapping[str, str], options: Mapping[str, Any]) -> list[str]:
+
+def command(image: str, environ: Mapping[str, str], options: Mapping[str, Any], disk: int = 0) -> list[str]:
     """Run an image in the foreground, with the ports, folders and account that `environ` names for `demo.serve`.
+
+    Where `disk` is not 0, the StorageDirectory of `options` is a file system of so many bytes.
 
     All folders are where they are outside. They belong to root, and so this one container runs as root, who has no more
     rights than another user without capabilities.
     """
     served = configuration(environ, Account(environ["CHEST_XRAY_USER"], environ["CHEST_XRAY_PASSWORD"]))
-    settings = {key: served[key] for key in SAME} | {"StorageDirectory": environ["STORAGE"]} | dict(options)
+    settings = {key: served[key] for key in SAME} | dict(options)
     folders = {Path(value).parent for value in environ.values() if value.startswith("/")}
+    small = f"type=tmpfs,tmpfs-size={disk},destination={settings['StorageDirectory']}"
     Path(environ["STORAGE"]).mkdir(exist_ok=True)
     return [
         *(*RUN, "--rm", "--name", name(environ), "--network", "host", "--user", "0:0"),
-        *(option for folder in sorted(folders) for option in ("--volume", f"{folder}:{folder}")),
+        *(option for folder in sorted(folders) if folder.exists() for option in ("--volume", f"{folder}:{folder}")),
+        *(("--mount", small) if disk else ()),
         *(option for key, value in environ.items() for option in ("--env", f"{key}={value}")),
         *("--env", f"ORTHANC_JSON={json.dumps(settings)}", image),
     ]
@@ -38,5 +48,14 @@ def name(environ: Mapping[str, str]) -> str:
 
 
 def main_process(environ: Mapping[str, str]) -> int:
-    """Orthanc's number, as this machine counts."""
-    return int(podman("inspect", "--format", "{{.State.Pid}}", name(environ)))
+    """Orthanc's number, as this machine counts: the child of the container's init."""
+    init = psutil.Process(int(podman("inspect", "--format", "{{.State.Pid}}", name(environ))))
+    return next(one.pid for one in init.children() if one.name() == "Orthanc")
+
+
+def healthy(environ: Mapping[str, str]) -> bool:
+    """Whether the image's own health check, which Docker would run, says so now."""
+    image = podman("inspect", "--format", "{{.Image}}", name(environ))
+    check = json.loads(podman("inspect", "--format", "{{json .HealthCheck}}", image))["Test"]
+    assert check[0] == "CMD"
+    return subprocess.run([*PODMAN, "exec", name(environ), *check[1:]], check=False).returncode == 0

@@ -16,7 +16,7 @@ IMAGE = "localhost/orthanc-chest-xray"
 
 # As compose.yaml runs it: not as root, on a root that cannot be written to, with no capability.
 AS_IN_PRODUCTION = (
-    *("--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges"),
+    *("--init", "--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges"),
     *("--tmpfs", "/tmp:mode=1777", "--tmpfs", "/run/orthanc/plugins:exec,mode=1777"),
 )
 RUN = (

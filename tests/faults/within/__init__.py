@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from demo.serve import ROOT
 from tests.pacs import Pacs, wait_for
 
 
 def environ(fault: str, **more: str) -> dict[str, str]:
-    """What to start Orthanc with, so that each worker imports the module `fault` of this package first."""
-    return {"PYTHONPATH": f"{Path(__file__).parent}:{ROOT}", "FAULT": f"{__name__}.{fault}", **more}
+    """What to start Orthanc with, so that each worker imports the module `fault` of this folder first."""
+    return {"PYTHONPATH": str(Path(__file__).parent), "FAULT": fault, **more}
 
 
 class Hold:

@@ -14,11 +14,11 @@ METHOD = os.environ["FAULT_AT"]
 original = getattr(Archive, METHOD)
 
 
-def held(*arguments: Any) -> Any:
+def held(*arguments: Any, **named: Any) -> Any:
     while (FOLDER / "held").exists():
         (FOLDER / "reached").touch()
         time.sleep(0.01)
-    return original(*arguments)
+    return original(*arguments, **named)
 
 
 setattr(Archive, METHOD, held)
