@@ -10,7 +10,7 @@ APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 -o Acqu
 SYSTEM := orthanc orthanc-python orthanc-dicomweb orthanc-gdcm python3-venv
 # For a decoder that has no wheel for Python 3.14.
 SYSTEM += $(shell $(PYTHON) -c 'import sys; print("g++ python3-dev" if sys.version_info >= (3, 14) else "")' 2>/dev/null)
-SYSTEM_CLUSTER := orthanc-postgresql postgresql
+SYSTEM_CLUSTER := dcmtk haproxy orthanc-postgresql postgresql
 SYSTEM_TEST := chromium chromium-driver dcmtk dicom3tools default-jre-headless libpixelmed-java
 SYSTEM_IMAGE := buildah ca-certificates mmdebstrap podman runc
 
@@ -48,16 +48,15 @@ test: $(BIN)/.installed-test system system-test ## Run all tests, those against 
 test-faults: $(BIN)/.installed-test system system-test ## Break things on purpose, and count; FULL=1 does all of it (an hour)
 	$(BIN)/python -m pytest tests/faults -p no:logging
 
-
-test-cluster: $(BIN)/.servers build/mlserver/.installed system system-cluster ## Test with inference servers, and with several Orthancs on one PostgreSQL
+test-cluster: $(BIN)/.servers build/mlserver/.installed build/triton/.installed system system-cluster ## Test with inference servers, and with several Orthancs on one PostgreSQL
 	$(BIN)/python -m pytest tests/cluster
 
-lint: $(BIN)/.installed-test ## Check style, types, the Dockerfile, compose.yaml and the workflows
+lint: $(BIN)/.installed-test ## Check style, types, the Dockerfile, the compose files and the workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml compose.gpu.yaml compose.postgresql.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose*.yaml docker/services.yaml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yaml
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yaml
 	$(BIN)/zizmor --offline --quiet .github
@@ -73,6 +72,7 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --no-python-downl
 lock: $(BIN)/.installed-test ## Pin, by hash, what the image installs; after a change of pyproject.toml
 	$(LOCK) --python-version 3.14 --extra tools --output-file docker/requirements-cpu.txt
 	$(LOCK) --python-version 3.14 --extra tools --extra gpu --output-file docker/requirements-gpu.txt
+	$(LOCK) --python-version 3.14 --extra tools --extra servers --output-file docker/requirements-servers.txt
 	$(LOCK) --python-version 3.11 --extra prepare --find-links $(TORCH_LINKS) --output-file docker/requirements-prepare.txt
 
 verify: $(BIN)/.installed ## Compare this installation with the scores that TorchXRayVision publishes (needs the Internet once)
@@ -99,7 +99,7 @@ system-test: ## Install what the tests need besides
 system-image: ## Install what building and running the image needs besides
 	@dpkg -s $(SYSTEM_IMAGE) >/dev/null 2>&1 || { $(SUDO) $(APT) update -q && $(SUDO) $(APT) install -q -y --no-install-recommends $(SYSTEM_IMAGE); }
 
-system-cluster: ## Install PostgreSQL and Orthanc's plugin for it
+system-cluster: ## Install PostgreSQL, Orthanc's plugin for it, a load balancer and a DICOM sender
 	@dpkg -s $(SYSTEM_CLUSTER) >/dev/null 2>&1 || { $(SUDO) $(APT) update -q && $(SUDO) $(APT) install -q -y --no-install-recommends $(SYSTEM_CLUSTER); }
 
 clean: ## Remove everything that was made here
@@ -126,7 +126,7 @@ $(BIN)/.servers: $(BIN)/.installed-test
 	@touch $@
 
 # A server never shares an environment with its clients: they want different releases of the same libraries.
-build/mlserver/.installed: tests/cluster/mlserver.txt
-	@$(PYTHON) -m venv --clear build/mlserver
-	@build/mlserver/bin/pip install --quiet --disable-pip-version-check --requirement $<
+build/%/.installed: tests/cluster/%.txt
+	@$(PYTHON) -m venv --clear build/$*
+	@build/$*/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement $<
 	@touch $@

@@ -49,7 +49,7 @@ class Pacs:
     ) -> None:
         self.folder, self._options, self._within = folder, options, within
         self.http_port, self.dicom_port = free_port(), free_port()
-        self.user, self.password = "tester", secrets.token_urlsafe()
+        self.user, self.password = "tester", environ.get("CHEST_XRAY_PASSWORD") or secrets.token_urlsafe()
         self.url = f"http://127.0.0.1:{self.http_port}"
         self._environ = {
             "HTTP_PORT": str(self.http_port),
