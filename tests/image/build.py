@@ -31,7 +31,8 @@ CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 # here, another package's account would take it first.
 ORTHANC = (
     "sid",
-    "--include=orthanc,orthanc-python,orthanc-gdcm,orthanc-dicomweb,python3-dev,python3-pip,python3-venv,tzdata",
+    "--include=orthanc,orthanc-python,orthanc-gdcm,orthanc-dicomweb,orthanc-postgresql,python3-dev,python3-pip,"
+    "python3-venv,tzdata",
     '--essential-hook=echo orthanc:x:999: >> "$1/etc/group"',
     '--essential-hook=echo orthanc:x:999:999::/var/lib/orthanc:/bin/false >> "$1/etc/passwd"',
 )
@@ -99,6 +100,7 @@ def build(tag: str = IMAGE) -> None:
             *("--build-arg", "BASE=localhost/orthanc-stand-in", "--build-arg", f"PREPARE_BASE={python}"),
             *("--build-arg", f"WEIGHTS={os.environ.get('WEIGHTS') or 'stand-in'}"),
             *("--build-arg", f"WEIGHTS_SHA256={os.environ.get('WEIGHTS_SHA256') or ''}"),
+            *("--build-arg", f"VARIANT={os.environ.get('VARIANT') or 'cpu'}"),
             *(*options, "--tag", tag, "."),
         )
 

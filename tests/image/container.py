@@ -22,8 +22,9 @@ def command(image: str, environ: Mapping[str, str], options: Mapping[str, Any]) 
     """
     served = configuration(environ, Account(environ["CHEST_XRAY_USER"], environ["CHEST_XRAY_PASSWORD"]))
     settings = {key: served[key] for key in SAME} | {"StorageDirectory": environ["STORAGE"]} | dict(options)
-    folders = {Path(value).parent for value in environ.values() if value.startswith("/")}
-    Path(environ["STORAGE"]).mkdir(exist_ok=True)
+    paths = [*environ.values(), settings["StorageDirectory"]]
+    folders = {Path(value).parent for value in paths if value.startswith("/")}
+    Path(settings["StorageDirectory"]).mkdir(exist_ok=True)
     return [
         *(*RUN, "--rm", "--name", name(environ), "--network", "host", "--user", "0:0"),
         *(option for folder in sorted(folders) for option in ("--volume", f"{folder}:{folder}")),
