@@ -61,10 +61,11 @@ lint: $(BIN)/.installed-test ## Check style, types, the Dockerfile, the compose 
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yaml
 	$(BIN)/zizmor --offline --quiet .github
 
-test-image: $(BIN)/.installed-test system-test system-image ## Build the image on a stand-in base, run it, test it whole
+ON_POSTGRESQL := tests/cluster/test_several_orthancs.py::test_one_is_killed_and_the_other_does_what_it_had_begun
+test-image: $(BIN)/.installed-test system-test system-image system-cluster ## Build the image on a stand-in base, run it, test it whole
 	$(BIN)/python -m tests.image.build
 	$(BIN)/python -m tests.image.check
-	PACS_IMAGE=localhost/orthanc-chest-xray $(BIN)/python -m pytest tests/test_end_to_end.py
+	PACS_IMAGE=localhost/orthanc-chest-xray $(BIN)/python -m pytest tests/test_end_to_end.py $(ON_POSTGRESQL)
 
 # The base image has Python 3.14. highdicom declares a decoder that it does not import, and that has no wheel for it.
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --no-python-downloads --generate-hashes --no-annotate \
