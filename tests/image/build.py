@@ -80,6 +80,12 @@ def mounts(settings: dict[str, list[str]]) -> Iterator[Path]:
             yield Path(value)
 
 
+def weights() -> dict[str, str]:
+    """Which the image gets: the stand-in, unless the environment says otherwise."""
+    chosen = {key: os.environ.get(key) or "" for key in ("WEIGHTS", "WEIGHTS_SHA256")}
+    return chosen if chosen["WEIGHTS"] else {**chosen, "WEIGHTS": "stand-in"}
+
+
 def build(tag: str = IMAGE) -> None:
     """Bases, then the image."""
     KEPT.mkdir(parents=True, exist_ok=True)
@@ -98,8 +104,7 @@ def build(tag: str = IMAGE) -> None:
             *("--volume", f"{configuration.name}:/etc/pip.conf:ro"),
             *("--volume", f"{os.environ.get('SSL_CERT_FILE', CERTIFICATES)}:{CERTIFICATES}:ro"),
             *("--build-arg", "BASE=localhost/orthanc-stand-in", "--build-arg", f"PREPARE_BASE={python}"),
-            *("--build-arg", f"WEIGHTS={os.environ.get('WEIGHTS') or 'stand-in'}"),
-            *("--build-arg", f"WEIGHTS_SHA256={os.environ.get('WEIGHTS_SHA256') or ''}"),
+            *(option for key, value in weights().items() for option in ("--build-arg", f"{key}={value}")),
             *("--build-arg", f"VARIANT={os.environ.get('VARIANT') or 'cpu'}"),
             *(*options, "--tag", tag, "."),
         )

@@ -235,7 +235,7 @@ def main(image: str = IMAGE) -> None:
         check_accounts(image)
         check_a_new_volume(image)
         check_an_upgrade(image)
-        compose.check(image, upload)
+        compose.check(upload)
 
 
 if __name__ == "__main__":

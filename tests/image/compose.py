@@ -1,6 +1,7 @@
 """compose.yaml, read and run by Docker Compose itself, which speaks to podman as it would to Docker.
 
-Two things differ from Docker: the image is there already, and podman has another driver for the log.
+Of compose.yaml, only the driver for the log differs, since podman has not Docker's. The stand-ins bear the names of the
+real base images; what the build downloads was downloaded by `tests.image.build`, and is taken from podman's layers.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ from typing import Any
 import requests
 
 from demo.serve import ROOT
-from plugin import __version__
-from tests.image.build import MIRROR
+from tests.image.build import MIRROR, PYTHON, debian, pip_settings, weights
 from tests.image.podman import KEPT, LIMITS, PODMAN, podman
 from tests.pacs import free_port, wait_for
 
@@ -50,8 +50,9 @@ def engine() -> Iterator[None]:
     settings = KEPT / "containers.conf"
     settings.write_text(f"[containers]\ndefault_ulimits = {json.dumps(LIMITS)}\n")
     command = [*PODMAN, "system", "service", "--time=0", f"unix://{SOCKET}"]
+    environ = os.environ | {"CONTAINERS_CONF": str(settings), "BUILDAH_ISOLATION": "chroot"}
     with (KEPT / "podman.log").open("wb") as log:
-        process = subprocess.Popen(command, env=os.environ | {"CONTAINERS_CONF": str(settings)}, stdout=log, stderr=log)
+        process = subprocess.Popen(command, env=environ, stdout=log, stderr=log)
     try:
         wait_for(lambda: SOCKET.exists() or None, 20, (KEPT / "podman.log").read_text)
         yield
@@ -74,15 +75,22 @@ def check_profiles() -> None:
         assert set(read["services"]) == services, (words, set(read["services"]))
 
 
-def check(image: str, upload: Callable[[str, tuple[str, str]], Sequence[object]]) -> None:
-    """`docker compose up`: it classifies, and keeps what it did over a restart."""
+def check(upload: Callable[[str, tuple[str, str]], Sequence[object]]) -> None:
+    """`docker compose up --build`: it classifies, and keeps what it did over a restart."""
     check_profiles()
-    podman("tag", image, f"docker.io/library/orthanc-chest-xray:{__version__}")
-    file = KEPT / "compose.override.yaml"
-    file.write_text("services: {orthanc: {logging: !override {driver: json-file}}}\n")
+    podman("tag", "localhost/orthanc-stand-in", "docker.io/orthancteam/orthanc:26.8.1")
+    podman("tag", debian(*PYTHON), "docker.io/library/python:3.11-slim-bookworm")
+    links = pip_settings().get("find-links")
+    override = {
+        "build": {"network": "host", "args": {"TORCH_LINKS": links[0]} if links else {}},
+        "logging": {"driver": "json-file", "options": {}},
+    }
+    file = KEPT / "compose.override.json"
+    file.write_text(json.dumps({"services": {"orthanc": override}}))
     files = ("--file", "compose.yaml", "--file", str(file))
     port = free_port()
     environ = {"HTTP_PORT": str(port), "DICOM_PORT": str(free_port()), "CHEST_XRAY_PASSWORD": PASSWORD}
+    environ |= weights() | {"DOCKER_BUILDKIT": "0"}
 
     def run(*arguments: str) -> str:
         return compose(*files, *arguments, **environ)
@@ -98,12 +106,12 @@ def check(image: str, upload: Callable[[str, tuple[str, str]], Sequence[object]]
     account = ("chest-xray", PASSWORD)
     with engine():
         try:
-            run("up", "--detach", "--no-build", "--pull", "never")
+            run("up", "--build", "--detach", "--pull", "never")
             wait_for(ready, 60, lambda: run("logs"))
             run("exec", "-T", "orthanc", "python3", "/opt/chest-xray/docker/healthcheck.py")
             count = len(upload(f"http://127.0.0.1:{port}", account))
             run("restart")
             assert wait_for(ready, 60, lambda: run("logs"))["done"] == count
-            print(f"docker compose up, {count} results, the same after a restart")
+            print(f"docker compose up --build, {count} results, the same after a restart")
         finally:
             run("down", "--volumes")
