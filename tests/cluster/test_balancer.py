@@ -28,7 +28,7 @@ BY_DICOM = 10
 @pytest.fixture
 def pair(tmp_path: Path, prepared_model: Path, triton: InferenceServer) -> Iterator[tuple[Pacs, Pacs]]:
     with postgresql() as port:
-        settings = {"TimeLimit": 5, "Workers": 1, "Servers": [triton.grpc]}
+        settings = {"TimeLimit": 10, "Workers": 1, "Servers": [triton.grpc]}
         environ = {"MODEL_FOLDER": str(prepared_model.parent), "CHEST_XRAY_PASSWORD": PASSWORD}
         options = [shared(name, port, tmp_path / "storage", **settings) for name in "ab"]
         a, b = (Pacs(tmp_path / name, one, **environ) for name, one in zip("ab", options, strict=True))
