@@ -1,7 +1,7 @@
 # Orthanc with the plugin and a prepared model; see compose.yaml for how to run it.
 #   WEIGHTS         a TorchXRayVision name, a checkpoint below checkpoints/, or `stand-in` for random weights
 #   WEIGHTS_SHA256  the checkpoint's; required for all but densenet121-res224-all and stand-in
-#   VARIANT         cpu, or gpu for torch built for CUDA besides (several GB more)
+#   VARIANT         cpu; with the client of inference servers, servers; or gpu, with torch built for CUDA (several GB)
 #   BASE            orthancteam/orthanc, or an image with the same contract
 #   PREPARE_BASE    a Python 3.11; it leaves nothing but the model
 #   TORCH_LINKS     a page or folder where pip finds torch built without CUDA

@@ -10,7 +10,7 @@ APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 -o Acqu
 SYSTEM := orthanc orthanc-python orthanc-dicomweb orthanc-gdcm python3-venv
 # For a decoder that has no wheel for Python 3.14.
 SYSTEM += $(shell $(PYTHON) -c 'import sys; print("g++ python3-dev" if sys.version_info >= (3, 14) else "")' 2>/dev/null)
-SYSTEM_CLUSTER := orthanc-postgresql postgresql
+SYSTEM_CLUSTER := dcmtk haproxy orthanc-postgresql postgresql
 SYSTEM_TEST := chromium chromium-driver dcmtk dicom3tools default-jre-headless gcc libpixelmed-java
 SYSTEM_IMAGE := buildah ca-certificates catatonit mmdebstrap podman runc
 
@@ -48,23 +48,24 @@ test: $(BIN)/.installed-test system system-test ## Run all tests, those against 
 test-faults: $(BIN)/.installed-test system system-test ## Break things on purpose, and count; FULL=1 does all of it (an hour)
 	$(BIN)/python -m pytest tests/faults -p no:logging
 
-test-cluster: $(BIN)/.servers build/mlserver/.installed system system-cluster ## Test with inference servers, and with several Orthancs on one PostgreSQL
+test-cluster: $(BIN)/.servers build/mlserver/.installed build/triton/.installed system system-cluster ## Test with inference servers, and with several Orthancs on one PostgreSQL
 	$(BIN)/python -m pytest tests/cluster
 
-lint: $(BIN)/.installed-test ## Check style, types, the Dockerfile, compose.yaml and the workflows
+lint: $(BIN)/.installed-test ## Check style, types, the Dockerfile, the compose files and the workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml compose.gpu.yaml compose.postgresql.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose*.yaml docker/services.yaml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yaml
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yaml
 	$(BIN)/zizmor --offline --quiet .github
 
-test-image: $(BIN)/.installed-test system-test system-image ## Build the image on a stand-in base, run it, test it whole
+ON_POSTGRESQL := tests/cluster/test_several_orthancs.py::test_one_is_killed_and_the_other_does_what_it_had_begun
+test-image: $(BIN)/.installed-test system-test system-image system-cluster ## Build the image on a stand-in base, run it, test it whole
 	$(BIN)/python -m tests.image.build
 	$(BIN)/python -m tests.image.check
-	PACS_IMAGE=localhost/orthanc-chest-xray $(BIN)/python -m pytest tests/test_end_to_end.py tests/faults/test_http.py
+	PACS_IMAGE=localhost/orthanc-chest-xray $(BIN)/python -m pytest tests/test_end_to_end.py tests/faults/test_http.py $(ON_POSTGRESQL)
 
 # The base image has Python 3.14. highdicom declares a decoder that it does not import, and that has no wheel for it.
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --no-python-downloads --generate-hashes --no-annotate \
@@ -72,6 +73,7 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --no-python-downl
 lock: $(BIN)/.installed-test ## Pin, by hash, what the image installs; after a change of pyproject.toml
 	$(LOCK) --python-version 3.14 --extra tools --output-file docker/requirements-cpu.txt
 	$(LOCK) --python-version 3.14 --extra tools --extra gpu --output-file docker/requirements-gpu.txt
+	$(LOCK) --python-version 3.14 --extra tools --extra servers --output-file docker/requirements-servers.txt
 	$(LOCK) --python-version 3.11 --extra prepare --find-links $(TORCH_LINKS) --output-file docker/requirements-prepare.txt
 
 verify: $(BIN)/.installed ## Compare this installation with the scores that TorchXRayVision publishes (needs the Internet once)
@@ -98,7 +100,7 @@ system-test: ## Install what the tests need besides
 system-image: ## Install what building and running the image needs besides
 	@dpkg -s $(SYSTEM_IMAGE) >/dev/null 2>&1 || { $(SUDO) $(APT) update -q && $(SUDO) $(APT) install -q -y --no-install-recommends $(SYSTEM_IMAGE); }
 
-system-cluster: ## Install PostgreSQL and Orthanc's plugin for it
+system-cluster: ## Install PostgreSQL, Orthanc's plugin for it, a load balancer and a DICOM sender
 	@dpkg -s $(SYSTEM_CLUSTER) >/dev/null 2>&1 || { $(SUDO) $(APT) update -q && $(SUDO) $(APT) install -q -y --no-install-recommends $(SYSTEM_CLUSTER); }
 
 clean: ## Remove everything that was made here
@@ -125,7 +127,7 @@ $(BIN)/.servers: $(BIN)/.installed-test
 	@touch $@
 
 # A server never shares an environment with its clients: they want different releases of the same libraries.
-build/mlserver/.installed: tests/cluster/mlserver.txt
-	@$(PYTHON) -m venv --clear build/mlserver
-	@build/mlserver/bin/pip install --quiet --disable-pip-version-check --requirement $<
+build/%/.installed: tests/cluster/%.txt
+	@$(PYTHON) -m venv --clear build/$*
+	@build/$*/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement $<
 	@touch $@

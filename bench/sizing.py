@@ -28,7 +28,7 @@ from demo.phantoms import radiograph, to_bytes
 from demo.serve import ROOT
 from plugin import classifier, model_repository, servers, weights
 from plugin.stand_in import plausible_inputs
-from tests.cluster.inference_server import PROGRAM, InferenceServer
+from tests.cluster.inference_server import MLSERVER, InferenceServer, MLServer
 from tests.pacs import Pacs
 
 SHARES = (0.3, 0.6, 0.9)
@@ -58,10 +58,10 @@ def processor_time(folder: Path, images: int = 40, side: int = 2048) -> Iterator
     yield "|---|---|---|---|---|---|"
     with Pacs(folder / "local") as pacs:
         yield _row("local engine", _spent(pacs, None, files))
-    if PROGRAM.exists():
+    if MLSERVER.exists():
         model = weights.prepare(weights.STAND_IN, "", ROOT / "build/models")
         model_repository.write(model, folder / "repository")
-        with InferenceServer(folder / "repository", workers=2) as server:
+        with MLServer(folder / "repository", workers=2) as server:
             for protocol in ("grpc", "http"):
                 options = {"ChestXRay": {"Servers": [getattr(server, protocol)]}}
                 with Pacs(folder / protocol, options) as pacs:
@@ -109,7 +109,7 @@ def engines(folder: Path, callers: int = 4) -> Iterator[str]:
     yield f"{callers} callers, {cores} cores, MLServer with {cores} workers on the same ones:\n"
     yield "| | images/s | one image, median |"
     yield "|---|---|---|"
-    with InferenceServer(folder / "repository", workers=cores) as server:
+    with MLServer(folder / "repository", workers=cores) as server:
         for name, address in (("local engine", ""), ("over grpc", server.grpc), ("over http", server.http)):
             with ProcessPoolExecutor(callers, get_context("spawn")) as processes:
                 times = list(processes.map(_calls, [model] * callers, [address] * callers))

@@ -52,7 +52,7 @@ class Pacs:
         if disk:
             self._options["StorageDirectory"] = str(folder / "disk")
         self.http_port, self.dicom_port = free_port(), free_port()
-        self.user, self.password = "tester", secrets.token_urlsafe()
+        self.user, self.password = "tester", environ.get("CHEST_XRAY_PASSWORD") or secrets.token_urlsafe()
         secure = bool(options.get("SslEnabled"))
         self.url = f"{'https' if secure else 'http'}://127.0.0.1:{self.http_port}"
         self._environ = {

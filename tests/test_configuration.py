@@ -18,7 +18,7 @@ def test_the_reference_is_up_to_date() -> None:
 
 
 def test_every_variable_of_the_reference_is_read_somewhere() -> None:
-    files = ("demo/serve.py", "docker/entrypoint.py", "compose.yaml", "plugin/settings.py")
+    files = ("demo/serve.py", "docker/entrypoint.py", "compose.yaml", "docker/services.yaml", "plugin/settings.py")
     sources = "".join((ROOT / file).read_text() for file in files)
     for variable in set(re.findall(r"`([A-Z][A-Z0-9_]{3,})`", reference.page())):
         assert variable.startswith("ORTHANC__") or variable in sources, variable
@@ -42,16 +42,21 @@ def test_one_version_everywhere() -> None:
     newest = re.search(r"^## \[([0-9.]+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert newest and newest[1] == __version__ == PROJECT["version"]
     assert f'image.version="{__version__}"' in (ROOT / "Dockerfile").read_text()
-    images = re.findall(r"image: orthanc-chest-xray:([0-9.]+)", (ROOT / "compose.yaml").read_text())
-    images += re.findall(r"image: orthanc-chest-xray:([0-9.]+)-gpu", (ROOT / "compose.gpu.yaml").read_text())
-    assert images == [__version__] * 2
+    files = ("docker/services.yaml", "compose.gpu.yaml", "compose.cluster.yaml")
+    images = re.findall(
+        r"image: orthanc-chest-xray:([0-9a-z.-]+)", "".join((ROOT / file).read_text() for file in files)
+    )
+    assert images == [__version__, f"{__version__}-gpu", f"{__version__}-servers"]
 
 
-@pytest.mark.parametrize(("lock", "extras"), [("cpu", ["tools"]), ("gpu", ["tools", "gpu"]), ("prepare", ["prepare"])])
+@pytest.mark.parametrize(
+    ("lock", "extras"),
+    [("cpu", ["tools"]), ("gpu", ["tools", "gpu"]), ("servers", ["tools", "servers"]), ("prepare", ["prepare"])],
+)
 def test_the_image_installs_what_the_project_asks_for(lock: str, extras: list[str]) -> None:
     locked = (ROOT / f"docker/requirements-{lock}.txt").read_text()
     pins = [*PROJECT["dependencies"], *(pin for name in extras for pin in PROJECT["optional-dependencies"][name])]
-    for pin in pins:
+    for pin in (re.sub(r"\[.+\]", "", pin) for pin in pins):
         assert re.search(rf"^{re.escape(pin)}(\+cpu)? \\$", locked, re.MULTILINE), f"{pin}: make lock"
     assert len(re.findall(r"^[a-z]", locked, re.MULTILINE)) == len(re.findall(r"\\\n +--hash", locked)) - len(
         re.findall(r"--hash=\S+ \\$", locked, re.MULTILINE)

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from demo.serve import PLUGIN_FOLDER, PLUGINS
-from tests.pacs import free_port
+from tests.pacs import IMAGE, free_port
 
 POSTGRESQL = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
 
@@ -47,8 +47,9 @@ def _run(folder: Path, program: str, *arguments: str) -> None:
 
 def shared(name: str, port: int, storage: Path, **settings: Any) -> dict[str, Any]:
     """What orthanc.json says besides, for the Orthanc `name` of several on one database and one storage folder."""
+    plugins = [str(PLUGIN_FOLDER / one) for one in (*PLUGINS, "libOrthancPostgreSQLIndex.so")]
     return {
-        "Plugins": [str(PLUGIN_FOLDER / one) for one in (*PLUGINS, "libOrthancPostgreSQLIndex.so")],
+        **({} if IMAGE else {"Plugins": plugins}),  # an image knows by its sections which plugins it needs
         "PostgreSQL": {
             "EnableIndex": True,
             "EnableStorage": False,

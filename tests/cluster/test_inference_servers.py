@@ -2,58 +2,37 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
-from collections.abc import Iterator
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
+import requests
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from demo.phantoms import radiograph, to_bytes
-from plugin import model_repository, servers
+from plugin import servers
 from plugin.classifier import Classifier, ModelUnavailable
 from plugin.report import Model
 from plugin.stand_in import plausible_inputs
 from tests import oracle
-from tests.cluster.inference_server import InferenceServer
+from tests.cluster.inference_server import InferenceServer, MLServer, Triton
 from tests.pacs import Pacs, wait_for
 
 IMAGES = 200
 
 
-@pytest.fixture(scope="session")
-def repository(prepared_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The prepared model, and beside it two others under the names of models that they are not."""
-    folder = tmp_path_factory.mktemp("servers") / "repository"
-    model_repository.write(prepared_model, folder)
-    for name in ("other-weights", "other-scores"):
-        wrong = onnx.load(prepared_model)
-        if name == "other-weights":
-            (entry,) = [one for one in wrong.metadata_props if one.key == "weights_sha256"]
-            entry.value = "ab" * 32
-        else:
-            bias = next(one for one in wrong.graph.initializer if list(one.dims) == [18])
-            bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(0.01), bias.name))
-        path = folder.parent / f"{name}.onnx"
-        onnx.save(wrong, path)
-        model_repository.write(path, folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def server(repository: Path) -> Iterator[InferenceServer]:
-    with InferenceServer(repository) as running:
-        yield running
-
-
 # One server
 
 
+@pytest.mark.parametrize("server", ["mlserver", "triton"], indirect=True)
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_scores_are_those_of_the_local_engine_and_of_torchxrayvision(
     server: InferenceServer, protocol: str, prepared_model: Path, classify: Classifier, densenet: Any
@@ -69,6 +48,7 @@ def test_scores_are_those_of_the_local_engine_and_of_torchxrayvision(
     assert served.precision == "float32"
 
 
+@pytest.mark.parametrize("server", ["mlserver", "triton"], indirect=True)
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
@@ -94,12 +74,12 @@ def test_a_server_with_another_model_is_refused(
 
 
 def test_another_server_takes_over_and_one_that_returns_is_used_again(
-    server: InferenceServer, repository: Path, prepared_model: Path, classify: Classifier
+    mlserver: InferenceServer, repository: Path, prepared_model: Path, classify: Classifier
 ) -> None:
     image = plausible_inputs(1)
     expected = pytest.approx(classify(image).scores, abs=1e-4)
-    with InferenceServer(repository) as second:
-        served = servers.load(prepared_model, [second.grpc, server.grpc], fallback=False)
+    with MLServer(repository) as second:
+        served = servers.load(prepared_model, [second.grpc, mlserver.grpc], fallback=False)
         for _ in range(2):
             assert served(image).scores == expected
         second.kill()
@@ -114,11 +94,11 @@ def test_another_server_takes_over_and_one_that_returns_is_used_again(
 
 
 def test_the_local_engine_is_the_last_resort_where_it_may_be(
-    server: InferenceServer, prepared_model: Path, tmp_path: Path, classify: Classifier
+    mlserver: InferenceServer, prepared_model: Path, tmp_path: Path, classify: Classifier
 ) -> None:
     wrong = Path(shutil.copy(prepared_model, tmp_path / "other-weights.onnx"))
     image = plausible_inputs(1)
-    served = servers.load(wrong, [server.grpc], fallback=True)
+    served = servers.load(wrong, [mlserver.grpc], fallback=True)
     assert served(image).scores == pytest.approx(classify(image).scores, abs=1e-5)
 
 
@@ -128,7 +108,7 @@ def test_the_local_engine_is_the_last_resort_where_it_may_be(
 def test_a_server_that_is_killed_and_restarted_amid_200_images_loses_none(
     repository: Path, prepared_model: Path, tmp_path: Path, classify: Classifier
 ) -> None:
-    with InferenceServer(repository, workers=2) as server:
+    with MLServer(repository, workers=2) as server:
         options = {"ChestXRay": {"Servers": [server.grpc]}}
         with Pacs(tmp_path, options, MODEL_FOLDER=str(prepared_model.parent)) as pacs:
             pacs.wait_until_ready()
@@ -152,7 +132,46 @@ def test_a_server_that_is_killed_and_restarted_amid_200_images_loses_none(
             assert status["failed"] == status["skipped"] == 0
 
 
-# Triton, as far as without it
+# Triton alone
+
+
+def test_triton_puts_requests_together_and_takes_numbers_as_bytes(
+    triton: InferenceServer, prepared_model: Path, classify: Classifier
+) -> None:
+    images = [plausible_inputs(1)] * 40
+    expected = pytest.approx(classify(images[0]).scores, abs=1e-4)
+    for address in (triton.grpc, triton.http):
+        with ThreadPoolExecutor(4) as callers:
+            each = [servers.load(prepared_model, [address], fallback=False) for _ in range(4)]
+            found = callers.map(lambda served: list(map(served, images[:10])), each)
+            assert all(answer.scores == expected for answers in found for answer in answers)
+    assert each[0].servers[0].client._binary  # type: ignore[union-attr]
+    statistics = requests.get(f"{triton.http}/v2/models/{prepared_model.stem}/stats", timeout=10).json()
+    sizes = {one["batch_size"] for one in statistics["model_stats"][0]["batch_stats"]}
+    assert max(sizes) > 1
+
+
+def test_triton_finds_nothing_to_complain_of_but_the_backend_that_it_lacks_here(
+    repository: Path, tmp_path: Path, prepared_model: Path
+) -> None:
+    lacks = "unable to find backend library for backend 'onnxruntime'"
+    assert lacks in complaint_of_triton(repository, tmp_path / "right", prepared_model.stem)
+    spoilt = shutil.copytree(repository, tmp_path / "spoilt")
+    config = spoilt / prepared_model.stem / "config.pbtxt"
+    config.write_text(config.read_text().replace("dims: [1, 224, 224]", "dims: [1, 0, 224]"))
+    assert lacks not in complaint_of_triton(spoilt, tmp_path / "wrong", prepared_model.stem)
+
+
+def complaint_of_triton(repository: Path, folder: Path, name: str) -> str:
+    """Why it does not serve the model of that name."""
+    server = Triton(repository, folder, onnx_in_python=False)
+    command = subprocess.run(
+        server.command(), env=os.environ | server.environ(), capture_output=True, text=True, timeout=60, check=False
+    )
+    (complaint,) = re.findall(
+        rf"failed to load '{name}' version 1: (.+)|Poll failed for model directory '{name}': (.+)", command.stderr
+    )
+    return "".join(complaint)
 
 
 def test_the_configuration_for_triton_is_one_that_triton_reads(repository: Path, classify: Classifier) -> None:

@@ -16,7 +16,7 @@ from tests.cluster.database import postgresql, shared
 from tests.pacs import Pacs, wait_for
 
 IMAGES = 120
-TIME_LIMIT = 5
+TIME_LIMIT = 10
 
 
 @pytest.fixture(scope="module")

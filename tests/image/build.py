@@ -31,7 +31,8 @@ CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 # here, another package's account would take it first.
 ORTHANC = (
     "sid",
-    "--include=orthanc,orthanc-python,orthanc-gdcm,orthanc-dicomweb,python3-dev,python3-pip,python3-venv,tzdata",
+    "--include=orthanc,orthanc-python,orthanc-gdcm,orthanc-dicomweb,orthanc-postgresql,python3-dev,python3-pip,"
+    "python3-venv,tzdata",
     '--essential-hook=echo orthanc:x:999: >> "$1/etc/group"',
     '--essential-hook=echo orthanc:x:999:999::/var/lib/orthanc:/bin/false >> "$1/etc/passwd"',
 )
@@ -79,6 +80,12 @@ def mounts(settings: dict[str, list[str]]) -> Iterator[Path]:
             yield Path(value)
 
 
+def weights() -> dict[str, str]:
+    """Which the image gets: the stand-in, unless the environment says otherwise."""
+    chosen = {key: os.environ.get(key) or "" for key in ("WEIGHTS", "WEIGHTS_SHA256")}
+    return chosen if chosen["WEIGHTS"] else {**chosen, "WEIGHTS": "stand-in"}
+
+
 def build(tag: str = IMAGE) -> None:
     """Bases, then the image."""
     KEPT.mkdir(parents=True, exist_ok=True)
@@ -97,8 +104,8 @@ def build(tag: str = IMAGE) -> None:
             *("--volume", f"{configuration.name}:/etc/pip.conf:ro"),
             *("--volume", f"{os.environ.get('SSL_CERT_FILE', CERTIFICATES)}:{CERTIFICATES}:ro"),
             *("--build-arg", "BASE=localhost/orthanc-stand-in", "--build-arg", f"PREPARE_BASE={python}"),
-            *("--build-arg", f"WEIGHTS={os.environ.get('WEIGHTS') or 'stand-in'}"),
-            *("--build-arg", f"WEIGHTS_SHA256={os.environ.get('WEIGHTS_SHA256') or ''}"),
+            *(option for key, value in weights().items() for option in ("--build-arg", f"{key}={value}")),
+            *("--build-arg", f"VARIANT={os.environ.get('VARIANT') or 'cpu'}"),
             *(*options, "--tag", tag, "."),
         )
 

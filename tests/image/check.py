@@ -24,6 +24,7 @@ from requests.auth import HTTPBasicAuth
 
 from demo.phantoms import samples, to_bytes
 from plugin import __version__
+from tests.image import compose
 from tests.image.podman import IMAGE, PODMAN, RUN, nothing_left, podman
 from tests.pacs import FINAL, free_port, wait_for
 
@@ -177,15 +178,15 @@ def check_contents(container: Container) -> None:
     assert requests.get(f"{container.url}/chest-xray/status", timeout=5).status_code == 401
 
 
-def upload(container: Container) -> list[dict[str, Any]]:
+def upload(url: str, account: tuple[str, str] = ACCOUNT) -> list[dict[str, Any]]:
     """The samples, as a user uploads them; their results."""
     with tempfile.TemporaryDirectory() as work:
         radiographs, results = Path(work, "radiographs"), Path(work, "results")
         radiographs.mkdir()
         for name, ds in samples():
             (radiographs / name).write_bytes(to_bytes(ds))
-        environ = os.environ | {"CHEST_XRAY_USER": ACCOUNT[0], "CHEST_XRAY_PASSWORD": ACCOUNT[1]}
-        command = [sys.executable, "upload.py", str(radiographs), "--url", container.url, "--results", str(results)]
+        environ = os.environ | {"CHEST_XRAY_USER": account[0], "CHEST_XRAY_PASSWORD": account[1]}
+        command = [sys.executable, "upload.py", str(radiographs), "--url", url, "--results", str(results)]
         subprocess.run(command, env=environ, check=True)
         return [json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]
 
@@ -195,7 +196,7 @@ def check_a_new_volume(image: str) -> None:
     with a_volume() as volume:
         with running(image, volume) as container:
             check_contents(container)
-            results = upload(container)
+            results = upload(container.url)
             assert results and all(result["state"] == "done" for result in results), results
             reports = [container.reports(result["instance"]) for result in results]
             assert all(reports), reports
@@ -234,6 +235,7 @@ def main(image: str = IMAGE) -> None:
         check_accounts(image)
         check_a_new_volume(image)
         check_an_upgrade(image)
+        compose.check(upload)
 
 
 if __name__ == "__main__":

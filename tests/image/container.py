@@ -30,12 +30,14 @@ def command(image: str, environ: Mapping[str, str], options: Mapping[str, Any], 
     """
     served = configuration(environ, Account(environ["CHEST_XRAY_USER"], environ["CHEST_XRAY_PASSWORD"]))
     settings = {key: served[key] for key in SAME} | dict(options)
-    folders = {Path(value).parent for value in environ.values() if value.startswith("/")}
+    paths = [*environ.values(), settings["StorageDirectory"]]
+    folders = {Path(value).parent for value in paths if value.startswith("/")}
     small = f"type=tmpfs,tmpfs-size={disk},destination={settings['StorageDirectory']}"
-    Path(environ["STORAGE"]).mkdir(exist_ok=True)
+    for folder in (environ["STORAGE"], settings["StorageDirectory"]):
+        Path(folder).mkdir(exist_ok=True)
     return [
         *(*RUN, "--rm", "--name", name(environ), "--network", "host", "--user", "0:0"),
-        *(option for folder in sorted(folders) if folder.exists() for option in ("--volume", f"{folder}:{folder}")),
+        *(option for one in sorted(folders) if one.exists() for option in ("--volume", f"{one}:{one}")),
         *(("--mount", small) if disk else ()),
         *(option for key, value in environ.items() for option in ("--env", f"{key}={value}")),
         *("--env", f"ORTHANC_JSON={json.dumps(settings)}", image),

@@ -19,19 +19,10 @@ AS_IN_PRODUCTION = (
     *("--init", "--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges"),
     *("--tmpfs", "/tmp:mode=1777", "--tmpfs", "/run/orthanc/plugins:exec,mode=1777"),
 )
+LIMITS = ("nofile=20000:20000", "nproc=4096:4096")
 RUN = (
-    *PODMAN,
-    *(
-        "run",
-        "--rm",
-        "--pull",
-        "never",
-        "--no-healthcheck",
-        "--ulimit",
-        "nofile=20000:20000",
-        "--ulimit",
-        "nproc=4096:4096",
-    ),
+    *(*PODMAN, "run", "--rm", "--pull", "never", "--no-healthcheck"),
+    *(option for limit in LIMITS for option in ("--ulimit", limit)),
     *AS_IN_PRODUCTION,
 )
 

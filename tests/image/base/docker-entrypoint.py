@@ -30,7 +30,11 @@ PLUGINS = {
     "libOrthancGdcm.so": [],
     "libOrthancPython.so": ["Python", "PythonScript"],
     "libOrthancDicomWeb.so": ["DicomWeb"],
+    "libOrthancPostgreSQLIndex.so": ["PostgreSQL"],
+    "libOrthancPostgreSQLStorage.so": ["PostgreSQL"],
 }
+NAMES = {"POSTGRESQL": "PostgreSQL"}
+"""What is not written as its words in a variable's name would be."""
 HOST_ID = Path("/etc/hostid")
 SECRETS = Path("/run/secrets")
 
@@ -96,7 +100,7 @@ def nested(name: str, text: str) -> dict[str, Any]:
     except ValueError:
         value = text
     for key in reversed(name.removeprefix("ORTHANC__").split("__")):
-        value = {"".join(word.capitalize() for word in key.split("_")): value}
+        value = {NAMES.get(key) or "".join(word.capitalize() for word in key.split("_")): value}
     return value  # type: ignore[no-any-return]
 
 
