@@ -72,7 +72,12 @@ class Pacs:
         self.session.mount(self.url, HTTPAdapter(max_retries=Retry(3, allowed_methods=None)))
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.process.terminate()
+            self.process.wait(timeout=30)
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

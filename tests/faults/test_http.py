@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import subprocess
 import threading
@@ -80,7 +81,8 @@ def openssl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "libssl.c").write_text(OPENSSL)
     command = ["gcc", "-shared", "-fPIC", "-nostdlib", "-Wl,-soname,libssl.so", "-o", "libssl.so", "libssl.c"]
     subprocess.run([*command, "-l:libssl.so.3"], cwd=folder, check=True)
-    (folder / "libcrypto.so").symlink_to("/usr/lib/x86_64-linux-gnu/libcrypto.so.3")
+    found = subprocess.run(["gcc", "-print-file-name=libcrypto.so.3"], capture_output=True, text=True, check=True)
+    (folder / "libcrypto.so").symlink_to(os.path.normpath(found.stdout.strip()))
     return folder
 
 

@@ -16,7 +16,7 @@ from tests.faults.within import Hold
 from tests.pacs import Pacs, wait_for
 from tests.sr_sources import MISFILED, source_file
 
-OVERWRITING = {"OverwriteInstances": True, "ChestXRay": {"TimeLimit": 2, "Attempts": 1}}
+OVERWRITING = {"OverwriteInstances": True, "ChestXRay": {"TimeLimit": 5, "Attempts": 1}}
 
 
 def with_other_pixels(**changes: Any) -> bytes:
