@@ -111,13 +111,18 @@ def engines(folder: Path, callers: int = 4) -> Iterator[str]:
     yield "|---|---|---|"
     with MLServer(folder / "repository", workers=cores) as server:
         for name, address in (("local engine", ""), ("over grpc", server.grpc), ("over http", server.http)):
-            with ProcessPoolExecutor(callers, get_context("spawn")) as processes:
-                times = list(processes.map(_calls, [model] * callers, [address] * callers))
-            rate = sum(1 / statistics.mean(one) for one in times)
-            yield f"| {name} | {rate:.1f} | {1000 * statistics.median(chain.from_iterable(times)):.0f} ms |"
+            rate, median = throughput(model, address, callers)
+            yield f"| {name} | {rate:.1f} | {1000 * median:.0f} ms |"
 
 
-def _calls(model: Path, address: str, seconds: float = 6) -> list[float]:
+def throughput(model: Path, address: str, callers: int, seconds: float = 6) -> tuple[float, float]:
+    """Images a second of all callers, and one's median seconds; without an address, the local engine's."""
+    with ProcessPoolExecutor(callers, get_context("spawn")) as processes:
+        times = list(processes.map(_calls, [model] * callers, [address] * callers, [seconds] * callers))
+    return sum(1 / statistics.mean(one) for one in times), statistics.median(chain.from_iterable(times))
+
+
+def _calls(model: Path, address: str, seconds: float) -> list[float]:
     classify = servers.load(model, [address], fallback=False) if address else classifier.load(model)
     image, times = plausible_inputs(1), []
     classify(image)

@@ -45,6 +45,9 @@ of the others, `compose.yaml` hands on `OUTPUTS`, and builds the image with `WEI
 | `DICOM_PORT` | `4242` | yes | C-STORE and the rest of DICOM |
 | `ADDRESS` | `127.0.0.1` | yes | where the image's ports are reached from; `make serve` listens on the loopback alone |
 | `MEMORY`, `CPUS` | `8g`, all | yes | limits of the container |
+| `POSTGRES_PASSWORD`, `POSTGRES_MEMORY` | none, `2g` | both profiles | of the database, which wants a password |
+| `OBJECTS_PASSWORD` | none | profile `cluster` | of the object storage, which wants one too |
+| `MODEL_REPOSITORY` | `./model-repository` | profile `cluster` | what `make model-repository` wrote, for Triton |
 | `STORAGE` | `~/.local/share/orthanc-chest-xray` | a volume | Orthanc's index and files |
 
 ## Orthanc's own settings that matter here

@@ -18,8 +18,9 @@ def test_the_reference_is_up_to_date() -> None:
 
 
 def test_every_variable_of_the_reference_is_read_somewhere() -> None:
-    files = ("demo/serve.py", "docker/entrypoint.py", "compose.yaml", "docker/services.yaml", "plugin/settings.py")
-    sources = "".join((ROOT / file).read_text() for file in files)
+    names = ("demo/serve.py", "docker/entrypoint.py", "docker/services.yaml", "plugin/settings.py")
+    files = [ROOT / name for name in names]
+    sources = "".join(file.read_text() for file in (*files, *ROOT.glob("compose*.yaml")))
     for variable in set(re.findall(r"`([A-Z][A-Z0-9_]{3,})`", reference.page())):
         assert variable.startswith("ORTHANC__") or variable in sources, variable
 

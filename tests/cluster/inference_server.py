@@ -47,7 +47,9 @@ class InferenceServer:
         """Start it and wait until its models are loaded."""
         environ = os.environ | self.environ()
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self.command(), cwd=self.repository, env=environ, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                self.command(), cwd=self.repository.parent, env=environ, stdout=log, stderr=log
+            )
         wait_for(self._ready, 120, self.log)
 
     def kill(self) -> None:

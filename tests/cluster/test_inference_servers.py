@@ -17,6 +17,7 @@ import requests
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from bench.sizing import throughput
 from demo.phantoms import radiograph, to_bytes
 from plugin import servers
 from plugin.classifier import Classifier, ModelUnavailable
@@ -68,6 +69,15 @@ def test_a_server_with_another_model_is_refused(
         served = servers.load(Path(ours), [address], fallback=False)
         with pytest.raises(ModelUnavailable, match=rf"No inference server can be used: {address} {sentence}"):
             served(plausible_inputs(1))
+
+
+@pytest.mark.parametrize("server", ["mlserver", "triton"], indirect=True)
+def test_throughput_is_of_the_local_engine_s_order(server: InferenceServer, prepared_model: Path) -> None:
+    rates = {address: throughput(prepared_model, address, 2, seconds=3)[0] for address in ("", server.grpc)}
+    print(
+        f"{rates['']:.1f} images/s by the local engine, {rates[server.grpc]:.1f} by {type(server).__name__} over gRPC"
+    )
+    assert rates[server.grpc] > rates[""] / 4
 
 
 # Several
