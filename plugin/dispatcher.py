@@ -200,16 +200,15 @@ class Dispatcher:
         for unfinished in places.keys() & self._arrivals.keys():
             self._listing.look_up(unfinished)  # it may have its mark already
         unknown = self._archive.instances([one for one in places if one not in self._arrivals], marks=False)
-        for found in unknown:
-            if self._is_copy(found):
-                self._add(found, places[found.id], arrival=True, copy=True)
         # Most of what arrives in a hospital is not ours: no more is asked about it than that.
-        ours = [found.id for found in unknown if self._is_ours(found)]
-        # In the log's order, which Orthanc's answer does not keep: the first arrival tells what is finished.
-        for found in sorted(self._archive.instances(ours), key=lambda one: places[one.id]):
+        copies = [found for found in unknown if self._is_copy(found)]
+        ours = self._archive.instances([found.id for found in unknown if self._is_ours(found)])
+        for found in ours:
             self._listing.note(found)
-            if not found.mark:
-                self._add(found, places[found.id], arrival=True)
+        wanted = [(found, False) for found in ours if not found.mark] + [(found, True) for found in copies]
+        # In the log's order, which Orthanc's answer does not keep: the first arrival tells what is finished.
+        for found, copy in sorted(wanted, key=lambda one: places[one[0].id]):
+            self._add(found, places[found.id], arrival=True, copy=copy)
 
     def _is_ours(self, found: Instance) -> bool:
         try:

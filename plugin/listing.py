@@ -13,6 +13,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from plugin.archive import Archive, ArchiveUnavailable, Gone, Instance, Place
+from plugin.marks import eligible_modality
 from plugin.worklist import Worklist
 
 PAGE = 100  # series that are read in one round of filling, and news in one round
@@ -140,4 +141,5 @@ class Listing:
 
     def _placed(self, found: Sequence[Instance]) -> list[tuple[Instance, Place]]:
         places = self._archive.places(sorted({one.series for one in found}))
-        return [(one, places[one.series]) for one in found if one.series in places]
+        placed = [(one, places[one.series]) for one in found if one.series in places]
+        return [(one, place) for one, place in placed if eligible_modality(place.Modality)]

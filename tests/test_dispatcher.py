@@ -14,7 +14,7 @@ from plugin.archive import Archive, ArchiveUnavailable, Change, Gone, Instance, 
 from plugin.dispatcher import Dispatcher
 from plugin.listing import Listing
 from plugin.marks import MANUFACTURER, mark_in
-from plugin.query import File
+from plugin.query import File, Query
 from plugin.worker import Outcome
 from plugin.worklist import Worklist
 
@@ -295,6 +295,19 @@ def test_a_task_that_the_pool_has_lost_is_noticed(world: World) -> None:
     assert not world.dispatcher.stuck(world.now + 1000)
 
 
+def test_the_position_waits_for_an_image_before_a_copy_that_came_with_it(world: World) -> None:
+    world.archive.add("first")
+    world.tick()
+    world.archive.add("a")
+    world.archive.add("b", "SR")
+    world.archive.manufacturer["b"] = MANUFACTURER
+    world.tick()
+    assert world.pool.given == ["first", "a", "b"]
+    world.pool.tasks["first"].set_result(Outcome("gone"))
+    world.tick()
+    assert world.said["position"] == 1
+
+
 def test_metrics_count_what_became_of_images_and_workers(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     for instance in "abc":
         world.archive.add(instance)
@@ -325,6 +338,10 @@ def test_a_copy_of_a_report_is_looked_at_and_is_no_image(world: World, monkeypat
         world.archive.manufacturer[instance] = maker
     world.tick()
     assert world.pool.given == ["copy"]
+    world.archive.log.append("copy")  # whatever was written to it
+    world.tick()
+    with query.reading(File(*world.said["worklist"])) as db:
+        assert not query.rows(db, Query(limit=None))
     assert world.said["position"] == 0
     for _ in range(3):  # whatever it does to who reads it
         world.finish("copy", TimeoutError())
@@ -332,7 +349,7 @@ def test_a_copy_of_a_report_is_looked_at_and_is_no_image(world: World, monkeypat
         world.tick(100)
     assert (world.pool.given_up, world.archive.marks) == ({}, {})
     assert world.counts() == (0, 0, 0, 0)
-    assert world.said["position"] == 2
+    assert world.said["position"] == 3
     monkeypatch.setattr("plugin.marks.is_report_uid", lambda _: True)
     world.archive.add("original", "SR")
     world.archive.manufacturer["original"] = MANUFACTURER
