@@ -263,13 +263,13 @@ class Dispatcher:
             return
         self._listing.look_up(task.instance)
         if outcome.state == "gone":
-            self._say("info", f"Instance {task.instance} was deleted before it was classified")
+            self._say("warning", f"Instance {task.instance} was deleted before it was classified")
             self._gone.append(task.instance)
             return
         self._metrics.finished(outcome)
-        level = "info" if outcome.state == "done" else "warning"
         reason = outcome.reason and f", {outcome.reason}"
-        self._say(level, f"Instance {task.instance}: {outcome.state} in {outcome.took} ms{reason}")
+        # Nothing to warn of, as a rule; but Orthanc's log has nothing below a warning, unless it is asked for more.
+        self._say("warning", f"Instance {task.instance}: {outcome.state} in {outcome.took} ms{reason}")
 
     def _outcome(self, task: Task, future: Future[Outcome]) -> Outcome | None:
         """What the worker said, or, if it died or hung, what is to happen next; None if it is given up just now."""

@@ -198,9 +198,15 @@ def test_bad_images_get_a_sentence_and_orthanc_goes_on(pacs: Pacs, make: Any, st
     assert word.lower() in result["reason"].lower(), result["reason"]
     assert "\n" not in result["reason"]
     assert pacs.reports_beside(instance) == []
-    if state == "failed":
-        line = rf"Instance {instance}: failed in \d+ ms, {re.escape(result['reason'])}"
-        wait_for(lambda: re.search(line, pacs.log()), 5, pacs.log)
+    line = rf"Instance {instance}: {state} in \d+ ms, {re.escape(result['reason'])}"
+    wait_for(lambda: re.search(line, pacs.log()), 5, pacs.log)
+
+
+def test_the_log_has_one_line_for_each_image(pacs: Pacs) -> None:
+    instance = pacs.upload(to_bytes(radiograph(77, rows=64, columns=64)))
+    pacs.result(instance)
+    wait_for(lambda: re.search(rf"Instance {instance}: done in \d+ ms\n", pacs.log()), 5, pacs.log)
+    assert pacs.log().count(instance) == 1
 
 
 def test_what_is_not_dicom_is_refused_by_orthanc(pacs: Pacs) -> None:
