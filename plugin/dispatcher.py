@@ -217,12 +217,12 @@ class Dispatcher:
             return False
 
     def _is_copy(self, found: Instance) -> bool:
-        """Whether it is a report of ours under a SOPInstanceUID that is not: Orthanc modifies, merges and splits."""
+        """Whether it is a document of ours under a SOPInstanceUID that is not: Orthanc modifies, merges and splits."""
         try:
             series = self._series(found.series)
         except Gone:
             return False
-        ours = series.modality == "SR" and series.manufacturer == marks.MANUFACTURER
+        ours = series.manufacturer == marks.MANUFACTURER and not marks.eligible_modality(series.modality)
         return ours and not marks.is_report_uid(found.SOPInstanceUID)
 
     def _add(self, found: Instance, order: int, arrival: bool = False, copy: bool = False) -> None:

@@ -13,7 +13,7 @@ def file(archive: Archive, documents: Mapping[str, Document], study: str, source
     """Store the documents, `sr` among them, on the image with the SOPInstanceUID `source`; Orthanc's ids, by kind.
 
     They take the place of older ones on the same image, whose pixels are gone or are said otherwise about now, and of
-    copies of the SR, which Orthanc makes when it modifies, merges or splits studies.
+    copies, which Orthanc makes when it modifies, anonymises, merges or splits studies.
 
     :raises Refused: if one cannot be kept there; then none is.
     """
@@ -24,13 +24,17 @@ def file(archive: Archive, documents: Mapping[str, Document], study: str, source
     except Refused:
         remove(archive, stored.values())
         raise
-    report = documents["sr"]
+    files = [document.data for document in documents.values()]
     for other, uid in archive.documents(study, besides=stored.values()).items():
-        if on_same_image(uid, report.SOPInstanceUID) or (
-            not is_report_uid(uid) and says_the_same(archive.file(other), report.data)
+        if on_same_image(uid, documents["sr"].SOPInstanceUID) or (
+            not is_report_uid(uid) and _needless(archive.file(other), files)
         ):
             archive.delete(other)
     return stored
+
+
+def _needless(copy: bytes, documents: Iterable[bytes]) -> bool:
+    return any(says_the_same(copy, document) for document in documents)
 
 
 def _store(archive: Archive, document: Document, study: str, source: str) -> str:
@@ -48,10 +52,9 @@ def _store(archive: Archive, document: Document, study: str, source: str) -> str
 
 
 def tidy(archive: Archive, study: str, copy: str) -> bool:
-    """Remove a copy of a report, under another SOPInstanceUID, if the study has that report itself; whether it had."""
-    data = archive.file(copy)
-    reports = [one for one, uid in archive.documents(study, besides=[copy]).items() if is_report_uid(uid)]
-    found = any(says_the_same(data, archive.file(report)) for report in reports)
+    """Remove a copy of a document, under another SOPInstanceUID, if the study has its own; whether it had."""
+    own = [one for one, uid in archive.documents(study, besides=[copy]).items() if is_report_uid(uid)]
+    found = _needless(archive.file(copy), map(archive.file, own))
     if found:
         archive.delete(copy)
     return found

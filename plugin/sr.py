@@ -187,13 +187,19 @@ def encoded_file(ds: Dataset) -> bytes:
     return buffer.getvalue()
 
 
-def says_the_same(copy: bytes, report: bytes) -> bool:
-    """Whether a copy of a report of ours holds the same scores by the same model, or, anonymised, nothing any more."""
+def says_the_same(copy: bytes, document: bytes) -> bool:
+    """Whether a copy of a document of ours is not needed beside that one.
+
+    A report is not if it holds the same scores by the same model or, anonymised, nothing any more. A picture or a page
+    never is: what is written in it, a name perhaps, is not what its copy was changed to.
+    """
     try:
-        ds = pydicom.dcmread(BytesIO(copy))
-        if ds.get("Modality") == "SR" and not ds.get("ContentSequence"):
+        ds, own = (pydicom.dcmread(BytesIO(data), stop_before_pixels=True) for data in (copy, document))
+        if ds.Modality != own.Modality:
+            return False
+        if ds.Modality != "SR" or not ds.get("ContentSequence"):
             return True
-        one, two = read(ds), read(pydicom.dcmread(BytesIO(report)))
+        one, two = read(ds), read(own)
     except Exception:  # whatever another program made of it
         return False
     return all(one[key] == two[key] for key in ("scores", "model"))
