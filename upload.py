@@ -199,6 +199,8 @@ def main(args: Sequence[str] | None = None) -> int:
         if results:
             prepare_results(server, results, report)
         stored = send_all(server, options, report)
+        if not any(report.counts[each] for each in (*HELD, REFUSED)):
+            report.say("There is no DICOM file in what was named.", "yellow")
         if results:
             collect_all(server, options, report, stored)
         summary |= {"dry_run": options.dry_run, "seconds": round(time.monotonic() - began, 2), **report.as_json()}
@@ -269,7 +271,7 @@ def credentials(options: argparse.Namespace, env: Mapping[str, str]) -> tuple[st
         try:
             password = options.password_file.read_text().rstrip("\r\n")
         except (OSError, ValueError) as problem:
-            raise Stop(f"no password can be read from {options.password_file}: {problem}") from None
+            raise Stop(f"no password can be read from {options.password_file}: {cause(problem)}") from None
     if options.user and password is not None:
         return options.user, password
     in_netrc = get_netrc_auth(options.url)

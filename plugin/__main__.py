@@ -26,7 +26,7 @@ from plugin.pool import WorkerPool
 from plugin.settings import Connection, Settings
 from plugin.worklist import Worklist
 
-BREATH = 0.1  # seconds between two looks at the change log while images of other modalities pour in
+SHORTEST_BREATH, BREATH = 0.01, 0.1  # seconds between two looks at the change log: longer, the more pours in
 BELL = b"{}"
 POOL = {"pool": "changed"}
 VOICE = threading.Lock()  # two threads have something to say
@@ -100,13 +100,17 @@ def _hear(descriptor: int) -> Iterator[list[bytes]]:
 
 def _listen(heard: Iterable[list[bytes]], news: SimpleQueue[dict[str, Any] | None]) -> None:
     """Pass on what is heard; of many bells one, since one look at the change log answers them all."""
+    breath, rested = SHORTEST_BREATH, 0.0
     for lines in heard:
         for line in lines:
             if line != BELL:
                 news.put(json.loads(line))
         if BELL in lines:
             news.put({})
-            time.sleep(BREATH)
+            at_once = time.monotonic() < rested + breath
+            breath = min(2 * breath, BREATH) if at_once else SHORTEST_BREATH
+            time.sleep(breath)
+            rested = time.monotonic()
     news.put(None)
 
 

@@ -1,7 +1,8 @@
 """What Orthanc loads: settings, callbacks and routes. The only module that imports `orthanc`.
 
-Nothing here waits: OnStoredInstance runs in the uploading thread under Orthanc's global lock, so it rings a bell and
-returns. The standard library alone is imported, so that Orthanc starts at once and stays small.
+Nothing here waits, and nothing runs in an uploading thread: what arrives is heard of through OnChange, which has a
+thread of its own and rings a bell. (OnStoredInstance runs under Orthanc's global lock and waits for Python's.) The
+standard library alone is imported, so that Orthanc starts at once and stays small.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from plugin.query import File  # noqa: E402
 from plugin.settings import SECTION, BadSetting, Connection, Settings  # noqa: E402
 
 LONGEST_WAIT = 2.0  # seconds
+BETWEEN_WRITES = 2.0  # seconds between two writings of the position in the change log
 
 UNKNOWN_RESOURCE = (7, 17)
 """Orthanc's error codes for a REST path that leads nowhere: InexistentItem and UnknownResource."""
@@ -73,20 +75,19 @@ class Plugin:
         self._companion: Companion | None = None
         self._early: list[str] = []
         self._since = 0
+        self._written = -BETWEEN_WRITES
         self._index = OrthancIndex(self._connection)
         self._status: dict[str, Any] = {"ready": False, "reason": "Orthanc is starting", "workers": 0}
         self._worklist = File()
 
-    def on_stored(self, _dicom: Any, instance: str) -> None:
-        """Remember that something arrived; which it was stands in Orthanc's change log."""
-        if self._companion:
-            self._companion.tell()
-        else:
-            self._early.append(instance)
-
     def on_change(self, change: int, level: int, resource: str) -> None:
-        """Start and stop with Orthanc, and pass on what the change log does not tell."""
-        if change == orthanc.ChangeType.ORTHANC_STARTED:
+        """Start and stop with Orthanc, ring when something arrives, and pass on what the change log does not tell."""
+        if change == orthanc.ChangeType.NEW_INSTANCE:
+            if self._companion:
+                self._companion.tell()
+            else:
+                self._early.append(resource)
+        elif change == orthanc.ChangeType.ORTHANC_STARTED:
             self._start()
         elif change == orthanc.ChangeType.ORTHANC_STOPPED and self._companion:
             self._companion.stop()
@@ -130,7 +131,10 @@ class Plugin:
                 self._worklist = File(*value)
             case "position":
                 self._since = value
-                orthanc.SetGlobalProperty(marks.POSITION, str(value))
+                # Not each time: uploads wait for it, and an older one costs no more than a second look.
+                if time.monotonic() >= self._written + BETWEEN_WRITES:
+                    self._written = time.monotonic()
+                    orthanc.SetGlobalProperty(marks.POSITION, str(value))
             case "backfill":
                 orthanc.SetGlobalProperty(marks.BACKFILL, "")
             case "ended":
@@ -233,7 +237,6 @@ def _install() -> None:
     except BadSetting as sentence:
         orthanc.LogError(f"Chest X-ray: {sentence}")
         raise SystemExit(str(sentence)) from None  # which stops Orthanc
-    orthanc.RegisterOnStoredInstanceCallback(plugin.on_stored)
     orthanc.RegisterOnChangeCallback(plugin.on_change)
     _route("/instances/([^/]+)/chest-xray", plugin.on_instance)
     _route("/chest-xray(?:/(.*))?", plugin.on_page)

@@ -48,7 +48,11 @@ def read(path: Path) -> pd.DataFrame:
     """
     try:
         table = _read_csv(path) if path.suffix.lower() == ".csv" else pd.DataFrame(map(_row, _answers(path)))
-    except (OSError, ValueError, AttributeError, TypeError) as problem:
+    except OSError as problem:
+        raise CannotRead(f"{path} holds no results: {problem.strerror}") from None
+    except json.JSONDecodeError:
+        raise CannotRead(f"{path} holds no results: not all of it is JSON") from None
+    except (ValueError, AttributeError, TypeError) as problem:
         raise CannotRead(f"{path} holds no results: {problem}") from None
     if not {"state", "instance"} <= set(table.columns):
         raise CannotRead(f"{path} holds no results: there is no state or no instance in it")
@@ -221,6 +225,11 @@ def _summary_lines(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _few(names: Sequence[str], most: int = 10) -> str:
+    more = f" and {len(names) - most} more (--json has them all)" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def _comparison_lines(found: Mapping[str, Any]) -> list[str]:
     images, models = found["images"], found["models"]
     columns = {
@@ -232,12 +241,12 @@ def _comparison_lines(found: Mapping[str, Any]) -> list[str]:
     lists = ("only_in_first", "only_in_second", "in_another_state", "with_other_pixels")
     return [
         f"{images['in_both']} images in both runs",
-        *(f"{name.replace('_', ' ')}: {', '.join(images[name])}" for name in lists if images[name]),
+        *(f"{name.replace('_', ' ')}: {_few(images[name])}" for name in lists if images[name]),
         *([] if models["same"] else ["DIFFERENT MODELS OR WEIGHTS:"]),
         *(f"  {which}: {_model_line(model)}" for which in ("first", "second") for model in models[which]),
         *(f"Finding in one run only: {label}" for label in found["findings_only_in_one"]),
         "",
-        _table(found["findings"], columns),
+        _table(found["findings"], columns) if images["in_both"] else "There is nothing to compare.",
         "",
         *(
             f"{flip['finding']} flips in {flip['SOPInstanceUID'] or flip['instance']}: "

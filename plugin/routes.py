@@ -200,17 +200,29 @@ def backfill(body: bytes | None, headers: Mapping[str, str]) -> tuple[Reply, str
     if body is None:
         return _json({"backfill": "stopped"}, HTTPStatus.ACCEPTED), None
     try:
-        wish = json.loads(body or b"{}")
+        wish = _read_json(body or b"{}")
         if not isinstance(wish, dict) or not wish.keys() <= {"from", "to"}:
             raise ValueError("it must be JSON with nothing but `from` and `to`")
         first, last = (_dicom_date(wish.get(name)) for name in ("from", "to"))
-    except (ValueError, TypeError) as problem:
+        if first and last and first > last:
+            raise ValueError(f"from, {wish['from']}, is after to, {wish['to']}")
+    except ValueError as problem:
         return _error(HTTPStatus.BAD_REQUEST, f"This is no backfill: {problem}"), None
     return _json({"backfill": "started", **wish}, HTTPStatus.ACCEPTED), f"{first}-{last}" if first or last else ""
 
 
+def _read_json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        raise ValueError("it is not JSON") from None
+
+
 def _dicom_date(text: str | None) -> str:
-    return f"{date.fromisoformat(text):%Y%m%d}" if text else ""
+    try:
+        return f"{date.fromisoformat(text):%Y%m%d}" if text else ""
+    except (ValueError, TypeError):
+        raise ValueError(f"{text!r} is no date such as 2026-01-31") from None
 
 
 def results(worklist: File, wish: Mapping[str, str]) -> Reply:

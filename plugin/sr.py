@@ -213,7 +213,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         text = json.dumps(read(pydicom.dcmread(arguments[0])), indent=2, ensure_ascii=False)
-    except (OSError, ValueError, InvalidDicomError) as problem:
+    except InvalidDicomError:
+        print(f"{arguments[0]}: This is no DICOM file", file=sys.stderr)  # noqa: T201
+        return 1
+    except OSError as problem:
+        print(f"{arguments[0]}: {problem.strerror}", file=sys.stderr)  # noqa: T201
+        return 1
+    except ValueError as problem:
         print(f"{arguments[0]}: {problem}", file=sys.stderr)  # noqa: T201
         return 1
     print(text)  # noqa: T201

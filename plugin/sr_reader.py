@@ -37,7 +37,7 @@ def read(ds: Dataset) -> dict[str, Any]:
             "comment": _named(items, codes.DCM.Comment)[0].TextValue.split("\r\n"),
         }
     except (AttributeError, IndexError, KeyError, StopIteration) as problem:
-        raise ValueError(f"This is not one of this plugin's reports: {problem}") from problem
+        raise ValueError("This is not one of this plugin's reports") from problem
 
 
 def _named(items: Iterable[Dataset], name: Code) -> list[Dataset]:

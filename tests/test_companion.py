@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import psutil
 import pytest
 
 from plugin import companion
+from plugin.__main__ import _hear, _listen
 from plugin.companion import Companion
 
 ECHO = """
@@ -120,3 +123,22 @@ def test_a_process_that_does_not_listen_blocks_nobody() -> None:
     assert time.monotonic() - began < 5
     child._process.kill()  # type: ignore[union-attr]
     child.stop()
+
+
+def test_of_many_bells_one_is_passed_on_and_of_other_messages_all() -> None:
+    news: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+    _listen([[b"{}"] * 100, [b'{"deleted": "a"}', b"{}", b'{"deleted": "a"}'], [b"{}"], []], news)
+    passed_on = [news.get_nowait() for _ in range(news.qsize())]
+    assert passed_on == [{}, {"deleted": "a"}, {"deleted": "a"}, {}, {}, None]
+
+
+def test_lines_are_heard_whole() -> None:
+    end, beginning = os.pipe()
+    heard = _hear(end)
+    os.write(beginning, b'{"a": 1}\n{}\n{"b"')
+    assert next(heard) == [b'{"a": 1}', b"{}"]
+    os.write(beginning, b": 2}\n")
+    assert next(heard) == [b'{"b": 2}']
+    os.close(beginning)
+    assert list(heard) == []
+    os.close(end)

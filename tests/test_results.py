@@ -214,6 +214,17 @@ def test_other_weights_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "trained weights 555555555555\n" in printed
 
 
+def test_runs_with_nothing_in_common(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = write(tmp_path / "first", answer("1.1", 0.45))
+    second = write(tmp_path / "second", *(answer(f"2.{number}", 0.45) for number in range(30)))
+    assert results.main([str(first), str(second)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "0 images in both runs"
+    assert lines[2].startswith("only in second: 2.0, ")
+    assert lines[2].endswith(" and 20 more (--json has them all)")
+    assert "There is nothing to compare." in lines
+
+
 def test_a_summary_of_one_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert results.main([str(FOLDER)]) == 0
     printed = capsys.readouterr().out

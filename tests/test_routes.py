@@ -137,11 +137,21 @@ def test_a_backfill_takes_dates(body: bytes, dates: str) -> None:
     assert (reply.status, found) == (202, dates)
 
 
-@pytest.mark.parametrize("body", [b"[]", b"{", b'{"since": "2020-01-01"}', b'{"from": "yesterday"}', b'{"from": 2020}'])
-def test_a_backfill_that_makes_no_sense_is_refused(body: bytes) -> None:
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (b"[]", "it must be JSON with nothing but `from` and `to`"),
+        (b"{", "it is not JSON"),
+        (b'{"since": "2020-01-01"}', "it must be JSON with nothing but `from` and `to`"),
+        (b'{"from": "yesterday"}', "'yesterday' is no date such as 2026-01-31"),
+        (b'{"from": 2020}', "2020 is no date such as 2026-01-31"),
+        (b'{"from": "2021-01-01", "to": "2020-01-01"}', "from, 2021-01-01, is after to, 2020-01-01"),
+    ],
+)
+def test_a_backfill_that_makes_no_sense_is_refused(body: bytes, sentence: str) -> None:
     reply, found = routes.backfill(body, {})
     assert (reply.status, found) == (400, None)
-    assert "This is no backfill" in json.loads(reply.body)["error"]
+    assert json.loads(reply.body)["error"] == f"This is no backfill: {sentence}"
 
 
 def test_a_backfill_is_not_started_by_other_sites() -> None:
