@@ -49,7 +49,9 @@ except ModuleNotFoundError as missing:
     python = Path(__file__).resolve().parent / ".venv" / "bin" / "python"
     if python.exists() and Path(sys.prefix).resolve() != python.parent.parent.resolve():
         os.execv(python, [str(python), *sys.argv])  # noqa: S606 - the project's interpreter, which `make` set up
-    print(f"upload.py needs {missing.name}: run `make`, or `pip install pydicom requests rich`", file=sys.stderr)
+    print(
+        f"upload.py needs {missing.name}: run `make samples`, or `pip install pydicom requests rich`", file=sys.stderr
+    )
     sys.exit(2)
 
 EPILOG = """\

@@ -85,9 +85,9 @@ def configuration(environ: Mapping[str, str], account: Account) -> dict[str, Any
         DicomPort=port(environ, "DICOM_PORT", 4242),
         StorageDirectory=storage,
         IndexDirectory=storage,
-        RegisteredUsers={account.user: account.password},
+        RegisteredUsers={**settings.get("RegisteredUsers", {}), account.user: account.password},
         PythonScript=str(ROOT / settings["PythonScript"]),
-        Plugins=[str(PLUGIN_FOLDER / name) for name in PLUGINS],
+        Plugins=[*(str(PLUGIN_FOLDER / name) for name in PLUGINS), *settings.get("Plugins", [])],
     )
     settings[SECTION].setdefault("Python", sys.executable)
     return settings

@@ -1,6 +1,7 @@
 #!/bin/sh
 # `sudo make install`: the server as a systemd service; again, and it is upgraded. Storage and settings are kept.
 set -eu
+umask 022
 cd "$(dirname "$0")/.."
 name=orthanc-chest-xray
 program=/opt/chest-xray
@@ -12,6 +13,7 @@ getent passwd $name > /dev/null || useradd --system --home-dir /var/lib/$name --
 install -d $program
 rm -rf $program/plugin $program/demo
 cp -R plugin demo upload.py pyproject.toml Makefile README.md LICENSE $program
+(cd $program && chmod -R a+rX plugin demo upload.py pyproject.toml Makefile README.md LICENSE)
 [ -e /etc/$name.json ] || install -m 644 orthanc.json /etc/$name.json
 ln -sf /etc/$name.json $program/orthanc.json
 make --no-print-directory -C $program .venv/bin/.installed

@@ -40,15 +40,18 @@ of the others, `compose.yaml` hands on `OUTPUTS`, and builds the image with `WEI
 |---|---|---|---|
 | `CHEST_XRAY_USER` | `chest-xray` | yes | the account's name |
 | `CHEST_XRAY_PASSWORD` | made up at the first start | yes | its password |
-| `CHEST_XRAY_PASSWORD_FILE` | | yes | a file with the password, which user 999 of the image may read |
+| `CHEST_XRAY_PASSWORD_FILE` | | yes, and there alone | a file with the password, which user 999 of the image may read |
 | `HTTP_PORT` | `8042` | yes | pages and REST |
 | `DICOM_PORT` | `4242` | yes | C-STORE and the rest of DICOM |
-| `ADDRESS` | `127.0.0.1` | yes | where the image's ports are reached from; `make serve` listens on the loopback alone |
-| `MEMORY`, `CPUS` | `8g`, all | yes | limits of the container |
+| `ADDRESS` | `127.0.0.1` | yes, and there alone | where the image's ports are reached from |
+| `MEMORY`, `CPUS` | `8g`, all | yes, and there alone | limits of the container |
 | `POSTGRES_PASSWORD`, `POSTGRES_MEMORY` | none, `2g` | both profiles | of the database, which wants a password |
 | `OBJECTS_PASSWORD` | none | profile `cluster` | of the object storage, which wants one too |
 | `MODEL_REPOSITORY` | `./model-repository` | profile `cluster` | what `make model-repository` wrote, for Triton |
 | `STORAGE` | `~/.local/share/orthanc-chest-xray` | a volume | Orthanc's index and files |
+
+`make serve` and the service answer on the loopback alone. The service's `STORAGE` is `/var/lib/orthanc-chest-xray`: it may write there alone, and does not see `/home` and `/tmp`. For another folder, `sudo systemctl edit orthanc-chest-xray` and say
+there, under `[Service]`, `ReadWritePaths=/the/folder`.
 
 ## Orthanc's own settings that matter here
 

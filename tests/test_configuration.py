@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
 
+from demo import serve
 from demo.serve import ROOT
 from plugin import __version__, reference
 
@@ -62,3 +65,12 @@ def test_the_image_installs_what_the_project_asks_for(lock: str, extras: list[st
     assert len(re.findall(r"^[a-z]", locked, re.MULTILINE)) == len(re.findall(r"\\\n +--hash", locked)) - len(
         re.findall(r"--hash=\S+ \\$", locked, re.MULTILINE)
     )
+
+
+def test_what_the_operator_has_in_orthanc_json_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {"RegisteredUsers": {"anna": "a"}, "Plugins": ["/own.so"]}
+    (tmp_path / "orthanc.json").write_text(json.dumps(json.loads((ROOT / "orthanc.json").read_text()) | own))
+    monkeypatch.setattr(serve, "ROOT", tmp_path)
+    made = serve.configuration({"STORAGE": str(tmp_path)}, serve.Account("u", "p"))
+    assert made["RegisteredUsers"] == {"anna": "a", "u": "p"}
+    assert [Path(one).name for one in made["Plugins"]] == [*serve.PLUGINS, "own.so"]

@@ -768,7 +768,7 @@ def test_without_its_libraries_it_says_what_to_install(tmp_path: Path) -> None:
     command = [sys.executable, "-S", str(script), "--help"]
     alone = subprocess.run(command, text=True, capture_output=True, check=False)
     assert alone.returncode == 2
-    assert alone.stderr == "upload.py needs pydicom: run `make`, or `pip install pydicom requests rich`\n"
+    assert alone.stderr == "upload.py needs pydicom: run `make samples`, or `pip install pydicom requests rich`\n"
 
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     interpreter = tmp_path / ".venv" / "bin" / "python"
