@@ -50,8 +50,9 @@ of the others, `compose.yaml` hands on `OUTPUTS`, and builds the image with `WEI
 | `MODEL_REPOSITORY` | `./model-repository` | profile `cluster` | what `make model-repository` wrote, for Triton |
 | `STORAGE` | `~/.local/share/orthanc-chest-xray` | a volume | Orthanc's index and files |
 
-`make serve` and the service answer on the loopback alone. The service's `STORAGE` is `/var/lib/orthanc-chest-xray`: it may write there alone, and does not see `/home` and `/tmp`. For another folder, `sudo systemctl edit orthanc-chest-xray` and say
-there, under `[Service]`, `ReadWritePaths=/the/folder`.
+`make serve` and the service answer on the loopback alone. The service's `STORAGE` is `/var/lib/orthanc-chest-xray`: it
+may write there alone, and does not see `/home` and `/tmp`. For another folder, `sudo systemctl edit
+orthanc-chest-xray` and say there, under `[Service]`, `ReadWritePaths=/the/folder`.
 
 ## Orthanc's own settings that matter here
 
