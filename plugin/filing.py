@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from plugin.archive import Archive, Refused
 from plugin.marks import is_report_uid
-from plugin.sr import Document, on_same_image, report_uid, says_the_same
+from plugin.sr import Document, is_report, on_same_image, report_uid, says_the_same
 
 
 def file(archive: Archive, documents: Mapping[str, Document], study: str, source: str) -> dict[str, str]:
@@ -52,9 +52,14 @@ def _store(archive: Archive, document: Document, study: str, source: str) -> str
 
 
 def tidy(archive: Archive, study: str, copy: str) -> bool:
-    """Remove a copy of a document, under another SOPInstanceUID, if the study has its own; whether it had."""
+    """Remove a copy of a document, under another SOPInstanceUID; whether that was done.
+
+    A report stays where the study has none that says the same. A picture or a page never stays: a name may be drawn in
+    it that was changed or taken out.
+    """
+    data = archive.file(copy)
     own = [one for one, uid in archive.documents(study, besides=[copy]).items() if is_report_uid(uid)]
-    found = _needless(archive.file(copy), map(archive.file, own))
+    found = not is_report(data) or _needless(data, map(archive.file, own))
     if found:
         archive.delete(copy)
     return found

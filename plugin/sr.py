@@ -46,6 +46,7 @@ from plugin.sr_reader import read
 __all__ = [
     "CannotReport",
     "Document",
+    "is_report",
     "on_same_image",
     "read",
     "repairs",
@@ -185,6 +186,11 @@ def encoded_file(ds: Dataset) -> bytes:
     buffer = BytesIO()
     pydicom.dcmwrite(buffer, ds, enforce_file_format=True)
     return buffer.getvalue()
+
+
+def is_report(document: bytes) -> bool:
+    """Whether a document of ours is an SR, and no picture or page."""
+    return str(pydicom.dcmread(BytesIO(document), stop_before_pixels=True).get("Modality")) == "SR"
 
 
 def says_the_same(copy: bytes, document: bytes) -> bool:

@@ -80,6 +80,24 @@ def test_a_copied_study_has_one_report_for_each_image(start: Start, how: str) ->
         expect_as_many_reports_as_images(pacs, [3, 3])
 
 
+def test_pictures_and_pages_with_another_name_do_not_stay_on_an_image_that_is_skipped_now(start: Start) -> None:
+    with start(OUTPUTS="sr,secondary-capture,pdf") as pacs:
+        pacs.wait_until_ready()
+        instance = pacs.upload(to_bytes(image(0)))
+        assert pacs.result(instance)["state"] == "done"
+        study = pacs.get(f"/instances/{instance}/study")["ID"]
+        changes = {"PatientName": "NEW^N", "BodyPartExamined": "HAND"}
+        ask(pacs, f"/studies/{study}/modify", {"Replace": changes, "Force": True, "KeepSource": False})
+
+        def gone() -> bool | None:
+            (found,) = contents(pacs).values()
+            return (found["image"] == 1 and not found["picture"] and not found["page"]) or None
+
+        wait_for(gone, 20, lambda: f"{contents(pacs)}\n{pacs.log()[-3000:]}")
+        expect_quiet(pacs)
+        assert gone()
+
+
 def test_merged_and_split_studies_have_one_report_for_each_image(start: Start) -> None:
     with start() as pacs:
         pacs.wait_until_ready()
