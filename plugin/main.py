@@ -27,7 +27,7 @@ from plugin.companion import Companion  # noqa: E402
 from plugin.query import File  # noqa: E402
 from plugin.settings import SECTION, BadSetting, Connection, Settings  # noqa: E402
 
-LONGEST_WAIT = 2.0  # seconds
+LONGEST_WAIT = 1.5  # seconds
 BETWEEN_WRITES = 2.0  # seconds between two writings of the position in the change log
 
 UNKNOWN_RESOURCE = (7, 17)
