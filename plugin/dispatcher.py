@@ -49,7 +49,7 @@ class Pool(Protocol):
         ...
 
     def tidy(self, copy: str, study: str) -> Future[Outcome]:
-        """Remove a copy of a report of ours, if its study has that itself."""
+        """Look at a copy of a document of ours, which need not stay."""
         ...
 
     def give_up(self, instance: str, study: str, reason: str) -> Future[Outcome]:
@@ -59,7 +59,7 @@ class Pool(Protocol):
 
 @dataclass(order=True)
 class Task:
-    """An instance to do: an image, or a copy of a report. Arrivals go before the past, and each in its order."""
+    """An instance to do: an image, or a copy of a document. Arrivals go before the past, and each in its order."""
 
     past: bool
     order: int
@@ -259,7 +259,7 @@ class Dispatcher:
         self._received.pop(task.instance, None)
         self._past.discard(task.instance)
         if task.copy:
-            self._say("info", f"Instance {task.instance}, a copy of a report: {outcome.reason or outcome.state}")
+            self._say("info", f"Instance {task.instance}, a copy of a document: {outcome.reason or outcome.state}")
             return
         self._listing.look_up(task.instance)
         if outcome.state == "gone":

@@ -57,7 +57,7 @@ class WorkerPool:
         return self._give(worker.classify, instance, study)
 
     def tidy(self, copy: str, study: str) -> Future[Outcome]:
-        """Have a copy of a report removed that is not needed; the result is `worker.tidy`'s."""
+        """Have a copy of a document removed that is not needed; the result is `worker.tidy`'s."""
         return self._give(worker.tidy, copy, study)
 
     def give_up(self, instance: str, study: str, reason: str) -> Future[Outcome]:

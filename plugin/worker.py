@@ -93,7 +93,7 @@ def classify(instance: str, study: str) -> Outcome:
 
 
 def tidy(copy: str, study: str) -> Outcome:
-    """Look at a copy of a report of ours that arrived in a study."""
+    """Look at a copy of a document of ours that arrived in a study."""
     from plugin import filing
 
     return _tried(lambda: Outcome("done", "removed" if filing.tidy(_archive, study, copy) else "kept"))
