@@ -108,7 +108,7 @@ class Ways:
         report, document = analysis.report_on(source, sha256, image.warnings, self.classify, prediction, now)
         yield
         stored = self.archive.store(document.data)
-        self.archive.documents(stored.study, besides=[stored.instance])
+        self.archive.series_in(stored.study)
         self.archive.mark(stored.instance, str(report.as_json()))
         yield
 

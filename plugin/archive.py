@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 from urllib3 import BaseHTTPResponse, PoolManager, Retry, Timeout
 from urllib3.exceptions import HTTPError
 
-from plugin.marks import MANUFACTURER, METADATA, MODALITIES, mark_in
+from plugin.marks import METADATA, MODALITIES, eligible_modality, is_report_uid, mark_in, may_be_document
 from plugin.settings import Connection
 
 TIMEOUT = Timeout(connect=5, read=120)  # seconds; reading: between two bytes of an answer
 DECODING = 4752  # the metadata that stands while Orthanc is decoding an image for us
+CHANGED = {"ModifiedFrom", "AnonymizedFrom"}
 EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 
 
@@ -44,13 +45,15 @@ class Change(NamedTuple):
 
 
 class Instance(NamedTuple):
-    """An instance as the index knows it; `mark` is our own result, or None where there is none or nobody asked."""
+    """An instance as the index knows it; `mark` is our own result, or None where there is none."""
 
     id: str
     series: str
     mark: dict[str, Any] | None
     received: str = ""  # ReceptionDate, which Orthanc writes in UTC
     SOPInstanceUID: str = ""
+    changed_here: bool = False  # made by Orthanc, which modified or anonymised another one
+    guest: bool = False  # if it is a document of ours: it was not this plugin that put it there, as far as can be told
 
 
 class Place(NamedTuple):
@@ -67,9 +70,12 @@ class Place(NamedTuple):
 class Series(NamedTuple):
     """What decides whether a series' instances are ours, and where their reports belong."""
 
-    modality: str
+    id: str
     study: str
-    manufacturer: str = ""
+    instances: Sequence[str]
+    radiographs: bool  # ours to classify
+    documents: bool = False  # written by us, or copies of that
+    SeriesInstanceUID: str = ""
 
 
 class Stored(NamedTuple):
@@ -131,19 +137,24 @@ class Archive:
         ]
         return found, log["Last"] if log["Changes"] else since, log["Done"]
 
-    def instances(self, ids: Sequence[str], marks: bool = True) -> list[Instance]:
+    def instances(self, ids: Collection[str]) -> list[Instance]:
         """What the index knows of these instances, in one request; those that are gone are left out."""
+        return [_instance(row, row["Metadata"]) for row in self._rows("Instance", ids)]
+
+    def series(self, ids: Collection[str]) -> list[Series]:
+        """These series, or those of these instances, in one request; what is gone is left out."""
+        return [_series(row) for row in self._rows("Series", ids)]
+
+    def series_in(self, study: str) -> list[Series]:
+        """:raises Gone: if there is no such study any more."""
+        return [_series(row) for row in self._ask("GET", f"/studies/{study}/series").json()]
+
+    def _rows(self, level: str, ids: Collection[str]) -> list[dict[str, Any]]:
         if not ids:
             return []
-        query = {"Resources": list(ids), "Level": "Instance", "Metadata": marks}
-        rows = self._ask("POST", "/tools/bulk-content", json=query).json()
-        return [_instance(row, row.get("Metadata", {})) for row in rows]
-
-    def series(self, series: str) -> Series:
-        """:raises Gone: if there is no such series any more."""
-        row = self._ask("GET", f"/series/{series}").json()
-        tags = row["MainDicomTags"]
-        return Series(tags.get("Modality", ""), row["ParentStudy"], tags.get("Manufacturer", ""))
+        query = {"Resources": list(ids), "Level": level, "Metadata": level == "Instance"}
+        rows: list[dict[str, Any]] = self._ask("POST", "/tools/bulk-content", json=query).json()
+        return rows
 
     def radiographs(self, study_dates: str = "") -> list[str]:
         """The ids of all CR and DX series, the latest arrivals last.
@@ -154,20 +165,10 @@ class Archive:
         found: list[str] = self._ask("POST", "/tools/find", json={"Level": "Series", "Query": query}).json()
         return found
 
-    def instances_of(self, series: Sequence[str]) -> list[Instance]:
-        """What the index knows of these series' instances."""
-        query = {"Resources": list(series), "Level": "Series"}
-        rows = self._ask("POST", "/tools/bulk-content", json=query).json()
-        return self.instances([instance for row in rows for instance in row["Instances"]])
-
-    def places(self, series: Sequence[str]) -> dict[str, Place]:
+    def places(self, series: Collection[str]) -> dict[str, Place]:
         """Where these series belong, in two requests; those that are gone are left out."""
-        if not series:
-            return {}
-        query = {"Resources": list(series), "Level": "Series"}
-        rows = self._ask("POST", "/tools/bulk-content", json=query).json()
-        query = {"Resources": sorted({row["ParentStudy"] for row in rows}), "Level": "Study"}
-        studies = {row["ID"]: row for row in self._ask("POST", "/tools/bulk-content", json=query).json()}
+        rows = self._rows("Series", series)
+        studies = {row["ID"]: row for row in self._rows("Study", {row["ParentStudy"] for row in rows})}
         return {row["ID"]: _place(row, studies[row["ParentStudy"]]) for row in rows if row["ParentStudy"] in studies}
 
     def file(self, instance: str) -> bytes:
@@ -211,19 +212,10 @@ class Archive:
         new = answer["Status"] == "Success"
         return Stored(answer["ID"], answer["ParentSeries"], answer["ParentStudy"], new)
 
-    def documents(self, study: str, besides: Collection[str] = ()) -> dict[str, str]:
-        """The instances in a study that we wrote, and copies of them: their SOPInstanceUIDs by their ids."""
-        ids = [
-            instance
-            for series in self._ask("GET", f"/studies/{study}/series").json()
-            if series["MainDicomTags"].get("Manufacturer") == MANUFACTURER
-            for instance in series["Instances"]
-            if instance not in besides
-        ]
-        if not ids:
-            return {}
-        rows = self._ask("POST", "/tools/bulk-content", json={"Resources": ids, "Level": "Instance"}).json()
-        return {row["ID"]: row["MainDicomTags"]["SOPInstanceUID"] for row in rows}
+    def find(self, sop_instance_uid: str) -> list[Instance]:
+        """The instances of this SOPInstanceUID, in whatever study."""
+        found = self._ask("POST", "/tools/lookup", body=sop_instance_uid.encode()).json()
+        return self.instances([one["ID"] for one in found if one["Type"] == "Instance"])
 
     def holds(self, study: str, sop_instance_uid: str) -> bool:
         """Whether a study has an instance of this SOPInstanceUID."""
@@ -296,12 +288,32 @@ def _if_match(revision: str) -> dict[str, str]:
 
 
 def _instance(row: dict[str, Any], metadata: dict[str, str]) -> Instance:
+    uid = row["MainDicomTags"].get("SOPInstanceUID", "")
+    changed = not CHANGED.isdisjoint(metadata)
+    # The plugin's token belongs to no account. Without accounts, others look the same.
+    by_us = metadata.get("Origin") == "RestApi" and not metadata.get("HttpUsername")
     return Instance(
         row["ID"],
         row["ParentSeries"],
         mark_in(metadata),
         metadata.get("ReceptionDate", ""),
-        row["MainDicomTags"].get("SOPInstanceUID", ""),
+        uid,
+        changed,
+        changed or not by_us or not is_report_uid(uid),
+    )
+
+
+def _series(row: dict[str, Any]) -> Series:
+    tags = row["MainDicomTags"]
+    modality = tags.get("Modality", "")
+    radiographs = eligible_modality(modality)
+    return Series(
+        row["ID"],
+        row["ParentStudy"],
+        row["Instances"],
+        radiographs,
+        not radiographs and may_be_document(tags.get("Manufacturer", ""), modality, tags.get("SeriesNumber", "")),
+        tags.get("SeriesInstanceUID", ""),
     )
 
 

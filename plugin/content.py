@@ -43,6 +43,7 @@ from plugin.report import DISCLAIMER, OPERATING_POINT, Model, Report
 
 UID_NAMESPACE: Final = uuid.UUID("2b6a0b52-5a94-4a53-a5f5-9a8d4e6a1f0e")
 
+LIBRARY: Final = "TorchXRayVision"
 DEVICE_NAME: Final = "Chest X-ray classifier"
 STAND_IN_WARNING: Final = (
     "TEST ONLY: these scores were made with stand-in weights instead of trained ones and mean nothing."
@@ -75,6 +76,11 @@ def on_same_image(uid: str, other: str) -> bool:
     return all(map(str.isdecimal, numbers)) and len({int(number) >> 80 for number in numbers}) == 1
 
 
+def series_uid(study: str, identity: Sequence[str], kind: str = "") -> str:
+    """One for each study, model (its name, version and weights' hash) and kind of document, '' for the reports."""
+    return derived_uid("series", *([kind] if kind else []), study, *identity)
+
+
 def device_uid(model: Model) -> str:
     """Another one for every version and all weights of a model, as IHE AI Results asks."""
     return derived_uid("device", model.name, model.version, model.weights_sha256)
@@ -82,7 +88,7 @@ def device_uid(model: Model) -> str:
 
 def model_name(model: Model) -> str:
     """What a reader calls the model."""
-    return f"TorchXRayVision {model.name}"
+    return f"{LIBRARY} {model.name}"
 
 
 def encoded_content(source: Dataset, report: Report) -> bytes:

@@ -16,11 +16,10 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from functools import lru_cache
+from itertools import chain
 from typing import Any, Protocol
 
-from plugin import marks
-from plugin.archive import Archive, ArchiveUnavailable, Gone, Instance
+from plugin.archive import Archive, ArchiveUnavailable, Instance, Series
 from plugin.changelog import ChangeLog
 from plugin.listing import Listing
 from plugin.metrics import Metrics
@@ -28,6 +27,7 @@ from plugin.worker import Outcome
 from plugin.worklist import moment
 
 LONGEST_PAUSE = 300.0  # seconds between two tries of something that is not the image's fault
+MOVING = 2.0  # seconds in which Orthanc removes what it has copied, if it is to be moved
 ELSEWHERE = 2.0  # seconds between two looks at what another server works on
 AHEAD = 2  # tasks given to the pool for each worker, so that none waits for the next
 GRACE = 30.0  # seconds beside its time limit that a task may take: to end a process that hangs, to start another one
@@ -48,8 +48,8 @@ class Pool(Protocol):
         """Start one task."""
         ...
 
-    def tidy(self, copy: str, study: str) -> Future[Outcome]:
-        """Look at a copy of a document of ours, which need not stay."""
+    def tidy(self, guest: str, study: str) -> Future[Outcome]:
+        """Look at a document of ours that others brought, which may not stay."""
         ...
 
     def give_up(self, instance: str, study: str, reason: str) -> Future[Outcome]:
@@ -59,13 +59,13 @@ class Pool(Protocol):
 
 @dataclass(order=True)
 class Task:
-    """An instance to do: an image, or a copy of a document. Arrivals go before the past, and each in its order."""
+    """An instance to do: an image, or a guest. Arrivals go before the past, and each in its order."""
 
     past: bool
     order: int
     instance: str = field(compare=False)
     study: str = field(compare=False)
-    copy: bool = field(default=False, compare=False)
+    guest: bool = field(default=False, compare=False)  # a document of ours that others brought
     given: float = field(default=0.0, compare=False)
     crashes: int = field(default=0, compare=False)
     pauses: int = field(default=0, compare=False)
@@ -122,7 +122,6 @@ class Dispatcher:
         self._dates: str | None = None
         self._backfill: Walk | None = None
         self._said: dict[str, Any] = {}
-        self._series = lru_cache(maxsize=10_000)(archive.series)
 
     def tick(self, now: float) -> float:
         """Do what can be done now; returns the seconds after which to come again at the latest."""
@@ -130,7 +129,7 @@ class Dispatcher:
         for future in [future for future in self._running if future.done()]:
             self._finish(self._running.pop(future), future, now)
         try:
-            self.want(self._gone)  # one may have come back while its first try was under way
+            self.want(self._gone, now)  # one may have come back while its first try was under way
             self._gone.clear()
             self._read_log(now)
             if self._look_back():
@@ -150,9 +149,9 @@ class Dispatcher:
         longest = AHEAD * (self._pool.time_limit + GRACE)
         return any(now > task.given + longest for task in self._running.values())
 
-    def want(self, instances: Iterable[str]) -> None:
+    def want(self, instances: Iterable[str], now: float = 0.0) -> None:
         """Queue those of these instances that are ours and bear no mark."""
-        self._queue(dict.fromkeys(instances, self._log.position))
+        self._queue(dict.fromkeys(instances, self._log.position), now)
 
     def forget(self, instance: str) -> None:
         """The instance was deleted from Orthanc."""
@@ -171,7 +170,7 @@ class Dispatcher:
     def _read_log(self, now: float) -> None:
         for places in self._log.read(now):
             late = places and self._arrivals and min(places.values()) < next(reversed(self._arrivals.values()))
-            self._queue(places)
+            self._queue(places, now)
             if late:  # the first arrival tells what is finished
                 self._arrivals = OrderedDict(sorted(self._arrivals.items(), key=lambda arrival: arrival[1]))
         self._listing.reached(self._log.position)
@@ -185,9 +184,11 @@ class Dispatcher:
             self._backfill = Walk(series, len(series))
         page = self._backfill.page()
         order = len(self._backfill.series)
-        for found in self._archive.instances_of(page):
-            if not found.mark and found.id not in self._arrivals:
-                self._add(found, -order)
+        rows = {one.id: one for one in self._archive.series(page)}
+        for found in self._archive.instances([instance for one in rows.values() for instance in one.instances]):
+            if not found.mark and found.id not in self._arrivals and found.series in rows:
+                self._past.add(found.id)
+                heapq.heappush(self._ready, Task(True, -order, found.id, rows[found.series].study))
         if not page and not self._past:
             self._say("info", f"The backfill is finished: {self._backfill.found} series were looked at")
             self._say("backfill", None)
@@ -195,47 +196,31 @@ class Dispatcher:
             return False
         return bool(page)
 
-    def _queue(self, places: dict[str, int]) -> None:
+    def _queue(self, places: dict[str, int], now: float) -> None:
         """Queue arrivals, given with their places in the log."""
         for unfinished in places.keys() & self._arrivals.keys():
             self._listing.look_up(unfinished)  # it may have its mark already
-        unknown = self._archive.instances([one for one in places if one not in self._arrivals], marks=False)
-        # Most of what arrives in a hospital is not ours: no more is asked about it than that.
-        copies = [found for found in unknown if self._is_copy(found)]
-        ours = self._archive.instances([found.id for found in unknown if self._is_ours(found)])
-        for found in ours:
-            self._listing.note(found)
-        wanted = [(found, False) for found in ours if not found.mark] + [(found, True) for found in copies]
+        # Most of what arrives in a hospital is not ours: of that, nothing is asked but where it belongs.
+        wanted = {one for one in places if one not in self._arrivals}
+        series = {one.id: one for one in self._archive.series(wanted) if one.radiographs or one.documents}
+        wanted = wanted.intersection(chain.from_iterable(one.instances for one in series.values()))
+        found = [one for one in self._archive.instances(wanted) if one.series in series]
         # In the log's order, which Orthanc's answer does not keep: the first arrival tells what is finished.
-        for found, copy in sorted(wanted, key=lambda one: places[one[0].id]):
-            self._add(found, places[found.id], arrival=True, copy=copy)
+        for one in sorted(found, key=lambda one: places[one.id]):
+            self._hear(one, series[one.series], places[one.id], now)
 
-    def _is_ours(self, found: Instance) -> bool:
-        try:
-            return marks.eligible_modality(self._series(found.series).modality)
-        except Gone:
-            return False
-
-    def _is_copy(self, found: Instance) -> bool:
-        """Whether it is a document of ours under a SOPInstanceUID that is not: Orthanc modifies, merges and splits."""
-        try:
-            series = self._series(found.series)
-        except Gone:
-            return False
-        ours = series.manufacturer == marks.MANUFACTURER and not marks.eligible_modality(series.modality)
-        return ours and not marks.is_report_uid(found.SOPInstanceUID)
-
-    def _add(self, found: Instance, order: int, arrival: bool = False, copy: bool = False) -> None:
-        try:
-            series = self._series(found.series)
-        except Gone:
-            return
-        if arrival:
+    def _hear(self, found: Instance, series: Series, order: int, now: float) -> None:
+        """Of an instance that arrived, or was marked."""
+        if series.radiographs:
+            self._listing.note(found)
+        if found.guest if series.documents else not found.mark:
             self._arrivals[found.id] = order
             self._received[found.id] = moment(found.received) or time.time()
-        else:
-            self._past.add(found.id)
-        heapq.heappush(self._ready, Task(not arrival, order, found.id, series.study, copy))
+            task = Task(False, order, found.id, series.study, guest=series.documents)
+            if task.guest:
+                heapq.heappush(self._waiting, (now + MOVING, task))
+            else:
+                heapq.heappush(self._ready, task)
 
     def _start(self, now: float) -> None:
         while self._waiting and self._waiting[0][0] <= now:
@@ -244,7 +229,7 @@ class Dispatcher:
         while self._ready and room > 0 and not self._pool.problem():
             task = heapq.heappop(self._ready)
             task.given = now
-            do = self._pool.tidy if task.copy else self._pool.classify
+            do = self._pool.tidy if task.guest else self._pool.classify
             self._running[do(task.instance, task.study)] = task
             room -= 1
 
@@ -258,12 +243,14 @@ class Dispatcher:
         self._arrivals.pop(task.instance, None)
         self._received.pop(task.instance, None)
         self._past.discard(task.instance)
-        if task.copy:
-            self._say("info", f"Instance {task.instance}, a copy of a document: {outcome.reason or outcome.state}")
+        if task.guest:
+            self._say(
+                "info", f"Instance {task.instance}, a document that others brought: {outcome.reason or outcome.state}"
+            )
             return
         self._listing.look_up(task.instance)
         if outcome.state == "gone":
-            self._say("warning", f"Instance {task.instance} was deleted before it was classified")
+            self._say("warning", f"Instance {task.instance} was deleted or replaced before it was classified")
             self._gone.append(task.instance)
             return
         self._metrics.finished(outcome)
@@ -288,7 +275,7 @@ class Dispatcher:
         self._metrics.lost_worker()
         if task.crashes < self._attempts:
             return Outcome("later", reason)
-        if task.copy:
+        if task.guest:
             return Outcome("failed", reason)
         reason = f"Given up after {task.crashes} tries: {reason}"
         self._running[self._pool.give_up(task.instance, task.study, reason)] = task

@@ -103,7 +103,8 @@ class Listing:
                 return bool(self._news)
             self._left, self._due = self._archive.radiographs(), now + DAY
             self._worklist.begin_walk()
-        self._worklist.learn(self._placed(self._archive.instances_of(self._left[-PAGE:])))
+        series = self._archive.series(self._left[-PAGE:])
+        self._worklist.learn(self._placed(self._archive.instances([one for each in series for one in each.instances])))
         del self._left[-PAGE:]
         if not self._left:
             # What was not found is gone. Deletions do not stand in the change log, and another Orthanc on the same
@@ -134,8 +135,9 @@ class Listing:
         filed = self._worklist.filed(gone)
         for _, study, documents in filed:
             with suppress(Gone):  # the study as a whole, as a rule
-                for document in documents & self._archive.documents(study).keys():
-                    self._archive.delete(document)
+                for series in self._archive.series_in(study):
+                    for document in documents.intersection(series.instances) if series.documents else ():
+                        self._archive.delete(document)
         for back in self._archive.instances([instance for instance, _, _ in filed]):
             self._archive.unmark(back.id)  # it came again meanwhile, and its report may be what was removed
 

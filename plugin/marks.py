@@ -15,6 +15,9 @@ MODALITIES = ("CR", "DX")
 MANUFACTURER = "orthanc-chest-xray"
 """Manufacturer (0008,0070) of everything that this plugin writes; also how its own objects are recognised."""
 
+SERIES_NUMBERS = {"SR": 9018, "OT": 9019, "DOC": 9020}
+"""SeriesNumber of what this plugin writes, by Modality: reports, pictures, and pages."""
+
 METADATA = 4750
 """The metadata's number; orthanc.json gives it a name under `UserMetadata`."""
 
@@ -36,6 +39,11 @@ def eligible_modality(modality: str) -> bool:
     return modality.strip().upper() in MODALITIES
 
 
+def may_be_document(manufacturer: str, modality: str, number: str) -> bool:
+    """Whether a series may hold what this plugin wrote, or copies in which Manufacturer was replaced."""
+    return manufacturer == MANUFACTURER or str(SERIES_NUMBERS.get(modality)) == number
+
+
 def is_report_uid(uid: str) -> bool:
     """Whether it is a SOPInstanceUID that `content.report_uid` may have made; those of copies are Orthanc's."""
     number = uid.removeprefix("2.25.")
@@ -51,6 +59,12 @@ def mark_in(metadata: Mapping[str, str]) -> dict[str, Any] | None:
     """The mark among an instance's metadata, or None where there is none that can be read, or only a claim."""
     found = read(text_in(metadata) or "")
     return found if found and found["state"] != CLAIMED else None
+
+
+def documents(mark: Mapping[str, Any]) -> set[str]:
+    """Orthanc's ids of the documents that a mark names."""
+    named = [mark.get("sr"), *(mark.get("outputs") or ())]
+    return {one["instance"] for one in named if isinstance(one, dict) and "instance" in one}
 
 
 def read(text: str) -> dict[str, Any] | None:

@@ -25,9 +25,9 @@ from pydicom.uid import EncapsulatedPDFStorage
 
 from plugin import sr, summary_image, summary_pdf
 from plugin.activation import ActivationMaps
-from plugin.content import derived_uid, device_uid, encode, model_name, report_uid
+from plugin.content import device_uid, encode, model_name, report_uid, series_uid
 from plugin.inherited import patient_and_study
-from plugin.marks import MANUFACTURER
+from plugin.marks import MANUFACTURER, SERIES_NUMBERS
 from plugin.pixels import Pixels
 from plugin.report import Model, Report
 from plugin.summary_image import top_finding
@@ -37,8 +37,8 @@ FORM: Final = 2
 
 SERIES: Final = MappingProxyType(
     {
-        "secondary-capture": (sr.SERIES_NUMBER + 1, "Chest X-ray AI summary (not for diagnosis)"),
-        "pdf": (sr.SERIES_NUMBER + 2, "Chest X-ray AI report (not for diagnosis)"),
+        "secondary-capture": (SERIES_NUMBERS["OT"], "Chest X-ray AI summary (not for diagnosis)"),
+        "pdf": (SERIES_NUMBERS["DOC"], "Chest X-ray AI report (not for diagnosis)"),
     }
 )
 """The kinds of output, with SeriesNumber and SeriesDescription."""
@@ -78,7 +78,7 @@ def _document(
     content = (str(FORM), kind, report.digest.hex(), hashlib.sha256(encode(identity)).hexdigest())
     ds.update(identity)
     ds.SOPInstanceUID = report_uid((report.image.SeriesInstanceUID, report.image.SOPInstanceUID), content)
-    ds.SeriesInstanceUID = derived_uid("series", kind, str(ds.StudyInstanceUID), *sr.model_identity(model))
+    ds.SeriesInstanceUID = series_uid(str(ds.StudyInstanceUID), sr.model_identity(model), kind)
     ds.SeriesNumber, ds.SeriesDescription = SERIES[kind]
     if not model.trained:
         ds.SeriesDescription = sr.STAND_IN_DESCRIPTION

@@ -56,9 +56,9 @@ class WorkerPool:
         """
         return self._give(worker.classify, instance, study)
 
-    def tidy(self, copy: str, study: str) -> Future[Outcome]:
-        """Have a copy of a document removed that is not needed; the result is `worker.tidy`'s."""
-        return self._give(worker.tidy, copy, study)
+    def tidy(self, guest: str, study: str) -> Future[Outcome]:
+        """Have a document looked at that others brought; the result is `worker.tidy`'s."""
+        return self._give(worker.tidy, guest, study)
 
     def give_up(self, instance: str, study: str, reason: str) -> Future[Outcome]:
         """Have an image that ended its workers marked as `failed`; the result is `worker.give_up`'s."""

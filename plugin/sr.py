@@ -30,35 +30,32 @@ from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
 from plugin.codes import PRIVATE_SCHEME, PRIVATE_SCHEME_NAME, PRIVATE_SCHEME_UID
 from plugin.content import (
     container,
-    derived_uid,
     device_uid,
     encode,
     encoded_content,
     model_name,
     on_same_image,
     report_uid,
+    series_uid,
 )
 from plugin.inherited import CannotReport, patient_and_study, repairs, required_uid
-from plugin.marks import MANUFACTURER
+from plugin.marks import MANUFACTURER, SERIES_NUMBERS
 from plugin.report import Model, Report
 from plugin.sr_reader import read
 
 __all__ = [
     "CannotReport",
     "Document",
-    "is_report",
     "on_same_image",
     "read",
     "repairs",
     "report_uid",
-    "says_the_same",
     "structured_report",
 ]
 
 FORM: Final = 1
 """Goes into every SOPInstanceUID. Raise it whenever the same report is written differently than before."""
 
-SERIES_NUMBER: Final = 9018
 SERIES_DESCRIPTION: Final = "Chest X-ray AI scores (not for diagnosis)"
 STAND_IN_DESCRIPTION: Final = "TEST ONLY: meaningless scores of stand-in weights"
 
@@ -94,7 +91,7 @@ def _structured_report(source: Dataset, report: Report, created: datetime) -> Do
     ds.update(_of_model(report.model))
     image = (report.image.SeriesInstanceUID, report.image.SOPInstanceUID)
     ds.SOPInstanceUID = report_uid(image, (str(FORM), *identity))
-    ds.SeriesInstanceUID = derived_uid("series", str(ds.StudyInstanceUID), *model_identity(report.model))
+    ds.SeriesInstanceUID = series_uid(str(ds.StudyInstanceUID), model_identity(report.model))
     ds.CurrentRequestedProcedureEvidenceSequence = [_evidence(source)]
     set_created(ds, created)
 
@@ -113,7 +110,7 @@ def _of_model(model: Model) -> Dataset:
     ds = Dataset()
     ds.SOPClassUID = Comprehensive3DSRStorage
     ds.Modality = "SR"
-    ds.SeriesNumber = SERIES_NUMBER
+    ds.SeriesNumber = SERIES_NUMBERS["SR"]
     ds.SeriesDescription = SERIES_DESCRIPTION if model.trained else STAND_IN_DESCRIPTION
     ds.ReferencedPerformedProcedureStepSequence = []
     ds.PerformedProcedureCodeSequence = []
@@ -186,29 +183,6 @@ def encoded_file(ds: Dataset) -> bytes:
     buffer = BytesIO()
     pydicom.dcmwrite(buffer, ds, enforce_file_format=True)
     return buffer.getvalue()
-
-
-def is_report(document: bytes) -> bool:
-    """Whether a document of ours is an SR, and no picture or page."""
-    return str(pydicom.dcmread(BytesIO(document), stop_before_pixels=True).get("Modality")) == "SR"
-
-
-def says_the_same(copy: bytes, document: bytes) -> bool:
-    """Whether a copy of a document of ours is not needed beside that one.
-
-    A report is not if it holds the same scores by the same model or, anonymised, nothing any more. A picture or a page
-    never is: what is written in it, a name perhaps, is not what its copy was changed to.
-    """
-    try:
-        ds, own = (pydicom.dcmread(BytesIO(data), stop_before_pixels=True) for data in (copy, document))
-        if ds.Modality != own.Modality:
-            return False
-        if ds.Modality != "SR" or not ds.get("ContentSequence"):
-            return True
-        one, two = read(ds), read(own)
-    except Exception:  # whatever another program made of it
-        return False
-    return all(one[key] == two[key] for key in ("scores", "model"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -92,11 +92,11 @@ def classify(instance: str, study: str) -> Outcome:
     return _tried(task)
 
 
-def tidy(copy: str, study: str) -> Outcome:
-    """Look at a copy of a document of ours that arrived in a study."""
+def tidy(guest: str, study: str) -> Outcome:
+    """Look at a document of ours that others brought into a study."""
     from plugin import filing
 
-    return _tried(lambda: Outcome("done", "removed" if filing.tidy(_archive, study, copy) else "kept"))
+    return _tried(lambda: Outcome("done", "removed" if filing.tidy(_archive, study, guest) else "kept"))
 
 
 def give_up(instance: str, study: str, reason: str) -> Outcome:

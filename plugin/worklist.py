@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plugin import scratch
+from plugin import marks, scratch
 
 if TYPE_CHECKING:
     from plugin.archive import Instance, Place
@@ -93,10 +93,8 @@ class Worklist:
             row = self._db.execute(
                 "SELECT study, text FROM images JOIN marks ON image = id WHERE instance = ?", [instance]
             ).fetchone()
-            mark = json.loads(zlib.decompress(row[1])) if row else {}
-            if mark.get("sr"):
-                documents = [mark["sr"], *mark.get("outputs", ())]
-                found.append((instance, row[0], {document["instance"] for document in documents}))
+            if documents := marks.documents(json.loads(zlib.decompress(row[1]))) if row else ():
+                found.append((instance, row[0], documents))
         return found
 
     def reach(self, position: int) -> None:
@@ -141,10 +139,10 @@ class Worklist:
             "sought": f"{folded(place.PatientID)}\n{folded(place.PatientName)}",
             "walk": self._walk,
         }
-        columns, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
+        columns, holders = ", ".join(values), ", ".join(f":{name}" for name in values)
         update = ", ".join(f"{name} = excluded.{name}" for name in values)
         (image,) = self._db.execute(
-            f"INSERT INTO images ({columns}) VALUES ({marks}) "  # noqa: S608 - our own names alone
+            f"INSERT INTO images ({columns}) VALUES ({holders}) "  # noqa: S608 - our own names alone
             f"ON CONFLICT (instance) DO UPDATE SET {update} RETURNING id",
             values,
         ).fetchone()

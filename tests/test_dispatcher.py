@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -13,7 +13,7 @@ from plugin import changelog, dispatcher, query
 from plugin.archive import Archive, ArchiveUnavailable, Change, Gone, Instance, Place, Series
 from plugin.dispatcher import Dispatcher
 from plugin.listing import Listing
-from plugin.marks import MANUFACTURER, mark_in
+from plugin.marks import mark_in
 from plugin.query import File, Query
 from plugin.worker import Outcome
 from plugin.worklist import Worklist
@@ -25,7 +25,7 @@ class FakeArchive(Archive):
     def __init__(self) -> None:
         self.modality: dict[str, str] = {}
         self.marks: dict[str, dict[str, Any]] = {}
-        self.manufacturer: dict[str, str] = {}
+        self.guests: set[str] = set()
         self.log: list[str] = []
         self.asked: list[str] = []
         self.down = False
@@ -43,20 +43,21 @@ class FakeArchive(Archive):
         ]  # '' for one that is not there yet
         return found, max([*seqs, since]), since + limit >= len(self.log)
 
-    def instances(self, ids: Sequence[str], marks: bool = True) -> list[Instance]:
+    def instances(self, ids: Collection[str]) -> list[Instance]:
         found = sorted((one for one in ids if one in self.modality), reverse=True)  # in no order that means anything
-        return [
-            Instance(one, f"series of {one}", self.marks.get(one) if marks else None, SOPInstanceUID=f"1.2.{len(one)}")
-            for one in found
-        ]
+        return [Instance(one, f"series of {one}", self.marks.get(one), guest=one in self.guests) for one in found]
 
-    def series(self, series: str) -> Series:
-        instance = series.removeprefix("series of ")
-        if instance not in self.modality:
-            raise Gone(series)
-        return Series(self.modality[instance], f"study of {instance}", self.manufacturer.get(instance, ""))
+    def series(self, ids: Collection[str]) -> list[Series]:
+        instances = {one.removeprefix("series of ") for one in ids} & self.modality.keys()
+        return [self._series_of(one) for one in instances]
 
-    def places(self, series: Sequence[str]) -> dict[str, Place]:
+    def _series_of(self, instance: str) -> Series:
+        modality = self.modality[instance]
+        return Series(
+            f"series of {instance}", f"study of {instance}", [instance], modality in ("CR", "DX"), modality == "SR"
+        )
+
+    def places(self, series: Collection[str]) -> dict[str, Place]:
         there = {one: self.modality.get(one.removeprefix("series of "), "") for one in series}
         return {
             one: Place(f"study of {one}", "patient", "P", "Doe^Jane", "20260102", modality)
@@ -67,9 +68,6 @@ class FakeArchive(Archive):
     def radiographs(self, study_dates: str = "") -> list[str]:
         self.asked.append(study_dates)
         return [f"series of {one}" for one, modality in self.modality.items() if modality in ("CR", "DX")]
-
-    def instances_of(self, series: Sequence[str]) -> list[Instance]:
-        return self.instances([one.removeprefix("series of ") for one in series])
 
     def mark(self, instance: str, result: str) -> None:
         if instance not in self.modality:
@@ -99,8 +97,8 @@ class FakePool:
         self.tasks[instance] = Future()
         return self.tasks[instance]
 
-    def tidy(self, copy: str, study: str) -> Future[Outcome]:
-        return self.classify(copy, study)
+    def tidy(self, guest: str, study: str) -> Future[Outcome]:
+        return self.classify(guest, study)
 
     def give_up(self, instance: str, study: str, reason: str) -> Future[Outcome]:
         assert study == f"study of {instance}"
@@ -295,13 +293,16 @@ def test_a_task_that_the_pool_has_lost_is_noticed(world: World) -> None:
     assert not world.dispatcher.stuck(world.now + 1000)
 
 
-def test_the_position_waits_for_an_image_before_a_copy_that_came_with_it(world: World) -> None:
+def test_the_position_waits_for_an_image_before_a_guest_that_came_with_it(world: World) -> None:
     world.archive.add("first")
     world.tick()
     world.archive.add("a")
     world.archive.add("b", "SR")
-    world.archive.manufacturer["b"] = MANUFACTURER
+    world.archive.guests.add("b")
     world.tick()
+    assert world.pool.given == ["first", "a"]
+    assert world.tick() <= dispatcher.MOVING
+    world.tick(dispatcher.MOVING)
     assert world.pool.given == ["first", "a", "b"]
     world.pool.tasks["first"].set_result(Outcome("gone"))
     world.tick()
@@ -332,29 +333,25 @@ def test_metrics_count_what_became_of_images_and_workers(world: World, monkeypat
     assert told['chest_xray_images_total{state="skipped",reason="BodyPartExamined"}'] == 1
 
 
-def test_a_copy_of_a_report_is_looked_at_and_is_no_image(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    for instance, maker in (("copy", MANUFACTURER), ("report", "another")):
+def test_a_document_that_others_brought_is_looked_at_and_is_no_image(world: World) -> None:
+    for instance in ("guest", "own"):
         world.archive.add(instance, "SR")
-        world.archive.manufacturer[instance] = maker
+    world.archive.guests.add("guest")
     world.tick()
-    assert world.pool.given == ["copy"]
-    world.archive.log.append("copy")  # whatever was written to it
+    world.tick(dispatcher.MOVING)
+    assert world.pool.given == ["guest"]
+    world.archive.log.append("guest")  # whatever was written to it
     world.tick()
     with query.reading(File(*world.said["worklist"])) as db:
         assert not query.rows(db, Query(limit=None))
     assert world.said["position"] == 0
     for _ in range(3):  # whatever it does to who reads it
-        world.finish("copy", TimeoutError())
+        world.finish("guest", TimeoutError())
         world.tick()
         world.tick(100)
     assert (world.pool.given_up, world.archive.marks) == ({}, {})
     assert world.counts() == (0, 0, 0, 0)
     assert world.said["position"] == 3
-    monkeypatch.setattr("plugin.marks.is_report_uid", lambda _: True)
-    world.archive.add("original", "SR")
-    world.archive.manufacturer["original"] = MANUFACTURER
-    world.tick()
-    assert "original" not in world.pool.given
 
 
 def test_a_deleted_image_leaves_no_trace(world: World) -> None:

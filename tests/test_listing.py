@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from plugin import listing, query
-from plugin.archive import Archive, ArchiveUnavailable, Instance, Place
+from plugin.archive import Archive, ArchiveUnavailable, Instance, Place, Series
 from plugin.query import File, Query
 from plugin.worklist import Worklist
 from tests.pacs import wait_for
@@ -80,9 +80,10 @@ def test_reports_go_with_their_image_and_nothing_else_does(world: World, monkeyp
         world.archive.add(one)
         world.archive.marks[one] = {"state": "done", "sr": {"instance": f"{one}'s"}, "outputs": [{"instance": "pdf"}]}
     world.settle()
-    ours = {"a's": "2.25.1", "pdf": "2.25.2", "another's": "2.25.3"}
+    ours = Series("documents", "study of a", ["a's", "pdf", "another's"], radiographs=False, documents=True)
+    images = Series("images", "study of a", ["a"], radiographs=True)
     deleted: list[str] = []
-    monkeypatch.setattr(world.archive, "documents", lambda study, besides=(): ours if study.endswith("a") else {})
+    monkeypatch.setattr(world.archive, "series_in", lambda study: [images, ours] if study.endswith("a") else [])
     monkeypatch.setattr(world.archive, "delete", deleted.append)
     world.listing.look_up("a")
     world.listing.look_up("b")
@@ -101,7 +102,8 @@ def test_an_image_that_comes_back_while_its_report_is_removed_gets_another(
     world.archive.add("a")
     world.archive.marks["a"] = {"state": "done", "sr": {"instance": "report"}}
     world.settle()
-    monkeypatch.setattr(world.archive, "documents", lambda study, besides=(): {"report": "2.25.1"})
+    ours = Series("documents", "study of a", ["report"], radiographs=False, documents=True)
+    monkeypatch.setattr(world.archive, "series_in", lambda _: [ours])
     monkeypatch.setattr(world.archive, "delete", lambda _: world.archive.add("a"))
     monkeypatch.setattr(world.archive, "unmark", unmarked.append)
     del world.archive.modality["a"]

@@ -17,12 +17,18 @@ from tests.faults.counting import wait_until_idle
 from tests.faults.images import image, images
 from tests.pacs import Pacs, wait_for
 
-COPIES: dict[str, dict[str, Any]] = {
-    "anonymize": {},
-    "modify": {"Replace": {"StudyDescription": "Another one"}},
+KEPT = {"Keep": ["SOPInstanceUID"], "Force": True}
+
+COPIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "anonymized": ("anonymize", {}),
+    "anonymized with its SOPInstanceUIDs": ("anonymize", KEPT),
+    "modified": ("modify", {"Replace": {"StudyDescription": "Another one"}}),
+    "modified with its SOPInstanceUIDs": ("modify", KEPT | {"Replace": {"StudyDescription": "Another one"}}),
+    "of another maker": ("modify", {"Replace": {"Manufacturer": "Another one"}}),
+    "anonymized and of another maker": ("anonymize", {"Replace": {"Manufacturer": "Another one"}}),
 }
 
-
+ALL = "sr,secondary-capture,pdf"
 KINDS = {"SR": "report", "OT": "picture", "DOC": "page"}
 
 
@@ -45,10 +51,13 @@ def expect_as_many_reports_as_images(pacs: Pacs, images_each: list[int]) -> None
             and all("report" in one and set(one.values()) == {one["image"]} for one in each)
         ) or None
 
-    wait_for(settled, 20, lambda: f"{contents(pacs)}\n{pacs.log()[-3000:]}")
-
+    wait_for(settled, 20, lambda: state_of(pacs))
     expect_quiet(pacs)
     assert settled()
+
+
+def state_of(pacs: Pacs) -> str:
+    return f"{contents(pacs)}\n{pacs.log()[-3000:]}"
 
 
 def expect_quiet(pacs: Pacs) -> None:
@@ -66,36 +75,75 @@ def ask(pacs: Pacs, path: str, body: dict[str, Any]) -> None:
     assert answer.ok, answer.text
 
 
+def three_in_one_study(pacs: Pacs) -> str:
+    pacs.wait_until_ready()
+    for number in range(3):
+        ds = image(number)
+        ds.PatientID, ds.StudyInstanceUID = "TOGETHER", image(0).StudyInstanceUID
+        instance = pacs.upload(to_bytes(ds))
+        assert pacs.result(instance)["state"] == "done"
+    study: str = pacs.get(f"/instances/{instance}/study")["ID"]
+    return study
+
+
 @pytest.mark.parametrize("how", COPIES)
 def test_a_copied_study_has_one_report_for_each_image(start: Start, how: str) -> None:
-    with start(OUTPUTS="sr,secondary-capture,pdf") as pacs:
-        pacs.wait_until_ready()
-        for number in range(3):
-            ds = image(number)
-            ds.PatientID, ds.StudyInstanceUID = "TOGETHER", image(0).StudyInstanceUID
-            instance = pacs.upload(to_bytes(ds))
-            assert pacs.result(instance)["state"] == "done"
-        study = pacs.get(f"/instances/{instance}/study")["ID"]
-        ask(pacs, f"/studies/{study}/{how}", COPIES[how])
+    with start(OUTPUTS=ALL) as pacs:
+        study = three_in_one_study(pacs)
+        request, body = COPIES[how]
+        ask(pacs, f"/studies/{study}/{request}", body)
         expect_as_many_reports_as_images(pacs, [3, 3])
 
 
-def test_pictures_and_pages_with_another_name_do_not_stay_on_an_image_that_is_skipped_now(start: Start) -> None:
-    with start(OUTPUTS="sr,secondary-capture,pdf") as pacs:
+def test_what_is_modified_in_its_place_has_one_report_for_each_image(start: Start) -> None:
+    with start({"OverwriteInstances": True}, OUTPUTS=ALL) as pacs:
+        study = three_in_one_study(pacs)
+        kept = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"]
+        ask(pacs, f"/studies/{study}/modify", {"Replace": {"StudyDescription": "New"}, "Keep": kept, "Force": True})
+        expect_as_many_reports_as_images(pacs, [3])
+
+
+def test_nothing_of_ours_stays_on_an_image_that_is_skipped_now(start: Start) -> None:
+    with start(OUTPUTS=ALL) as pacs:
         pacs.wait_until_ready()
         instance = pacs.upload(to_bytes(image(0)))
         assert pacs.result(instance)["state"] == "done"
         study = pacs.get(f"/instances/{instance}/study")["ID"]
         changes = {"PatientName": "NEW^N", "BodyPartExamined": "HAND"}
         ask(pacs, f"/studies/{study}/modify", {"Replace": changes, "Force": True, "KeepSource": False})
-
-        def gone() -> bool | None:
-            (found,) = contents(pacs).values()
-            return (found["image"] == 1 and not found["picture"] and not found["page"]) or None
-
-        wait_for(gone, 20, lambda: f"{contents(pacs)}\n{pacs.log()[-3000:]}")
+        wait_for(lambda: list(contents(pacs).values()) == [{"image": 1}] or None, 20, lambda: state_of(pacs))
         expect_quiet(pacs)
-        assert gone()
+        assert list(contents(pacs).values()) == [{"image": 1}]
+
+
+ALONE: dict[str, tuple[str, dict[str, Any]]] = {
+    "split": ("split", {"KeepSource": True}),
+    "split away": ("split", {"KeepSource": False}),
+    "anonymized": ("anonymize", {"KeepSource": True}),
+    "modified": ("modify", {"KeepSource": True, "Replace": {"SeriesDescription": "New"}}),
+    "modified away": ("modify", {"KeepSource": False, "Replace": {"SeriesDescription": "New"}}),
+}
+"""Not what is anonymised away: nothing in it tells any more where it came from."""
+
+
+@pytest.mark.parametrize("how", ALONE)
+def test_a_document_that_leaves_its_image_does_not_stay(start: Start, how: str) -> None:
+    """And where it was moved, its image has another one."""
+    with start(OUTPUTS=ALL) as pacs:
+        pacs.wait_until_ready()
+        instance = pacs.upload(to_bytes(image(0)))
+        assert pacs.result(instance)["state"] == "done"
+        study = pacs.get(f"/instances/{instance}/study")["ID"]
+        ours = [one["ID"] for one in pacs.get(f"/studies/{study}/series") if instance not in one["Instances"]]
+        assert len(ours) == 3
+        request, body = ALONE[how]
+        if request == "split":
+            ask(pacs, f"/studies/{study}/split", body | {"Series": ours})
+        else:
+            for one in ours:
+                ask(pacs, f"/series/{one}/{request}", body)
+        expect_as_many_reports_as_images(pacs, [1])
+        assert pacs.result(instance)["state"] == "done"
 
 
 def test_merged_and_split_studies_have_one_report_for_each_image(start: Start) -> None:
