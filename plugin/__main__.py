@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -26,7 +26,8 @@ from plugin.pool import WorkerPool
 from plugin.settings import Connection, Settings
 from plugin.worklist import Worklist
 
-SHORTEST_BREATH, BREATH = 0.01, 0.1  # seconds between two looks at the change log: longer, the more pours in
+SHORTEST_BREATH, BREATH, LONGEST_BREATH = 0.01, 0.1, 0.5
+"""Seconds between two looks at the change log: longer, the more pours in, and longest where none of it is ours."""
 BELL = b"{}"
 POOL = {"pool": "changed"}
 VOICE = threading.Lock()  # two threads have something to say
@@ -41,8 +42,6 @@ def main() -> None:
     connection = Connection(**start["connection"])
     settings = Settings.read(start["settings"], environ={})
     news: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
-    threading.Thread(target=_listen, args=(chain([others], heard), news), daemon=True).start()
-
     pool = WorkerPool(connection, settings, changed=lambda: news.put(POOL))
     worklist = Worklist()
     listing = Listing(Archive(connection), worklist, _say)
@@ -51,6 +50,8 @@ def main() -> None:
     )
     thread = threading.Thread(target=listing.run, name="listing", daemon=True)
     thread.start()
+    ears = (chain([others], heard), news, lambda: bool(dispatcher.pending))
+    threading.Thread(target=_listen, args=ears, name="ears", daemon=True).start()
     dispatcher.want(start["instances"])
     dispatcher.backfill(start["backfill"])
     try:
@@ -98,7 +99,7 @@ def _hear(descriptor: int) -> Iterator[list[bytes]]:
         yield lines
 
 
-def _listen(heard: Iterable[list[bytes]], news: SimpleQueue[dict[str, Any] | None]) -> None:
+def _listen(heard: Iterable[list[bytes]], news: SimpleQueue[dict[str, Any] | None], busy: Callable[[], bool]) -> None:
     """Pass on what is heard; of many bells one, since one look at the change log answers them all."""
     breath, rested = SHORTEST_BREATH, 0.0
     for lines in heard:
@@ -108,7 +109,7 @@ def _listen(heard: Iterable[list[bytes]], news: SimpleQueue[dict[str, Any] | Non
         if BELL in lines:
             news.put({})
             at_once = time.monotonic() < rested + breath
-            breath = min(2 * breath, BREATH) if at_once else SHORTEST_BREATH
+            breath = min(2 * breath, BREATH if busy() else LONGEST_BREATH) if at_once else SHORTEST_BREATH
             time.sleep(breath)
             rested = time.monotonic()
     news.put(None)

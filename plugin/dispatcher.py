@@ -167,6 +167,11 @@ class Dispatcher:
         self._ready = [task for task in self._ready if not task.past]
         heapq.heapify(self._ready)
 
+    @property
+    def pending(self) -> int:
+        """How many images are known that are not finished."""
+        return len(self._arrivals) + len(self._past)
+
     def _read_log(self, now: float) -> None:
         for places in self._log.read(now):
             late = places and self._arrivals and min(places.values()) < next(reversed(self._arrivals.values()))
@@ -303,12 +308,12 @@ class Dispatcher:
             "ready": not problem,
             "reason": problem,
             "workers": self._pool.workers,
-            "pending": len(self._arrivals) + len(self._past),
+            "pending": self.pending,
             "backfill": None if self._dates is None else progress,
         }
         self._tell("status", status)
         oldest = max((time.time() - received for received in self._received.values()), default=0.0)
-        self._tell("metrics", self._metrics.values(not problem, len(self._arrivals) + len(self._past), oldest))
+        self._tell("metrics", self._metrics.values(not problem, self.pending, oldest))
         # Everything before the first unfinished arrival is finished.
         settled = self._log.settled
         self._tell("position", min(next(iter(self._arrivals.values()), settled + 1) - 1, settled))

@@ -127,7 +127,7 @@ def test_a_process_that_does_not_listen_blocks_nobody() -> None:
 
 def test_of_many_bells_one_is_passed_on_and_of_other_messages_all() -> None:
     news: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
-    _listen([[b"{}"] * 100, [b'{"deleted": "a"}', b"{}", b'{"deleted": "a"}'], [b"{}"], []], news)
+    _listen([[b"{}"] * 100, [b'{"deleted": "a"}', b"{}", b'{"deleted": "a"}'], [b"{}"], []], news, lambda: True)
     passed_on = [news.get_nowait() for _ in range(news.qsize())]
     assert passed_on == [{}, {"deleted": "a"}, {"deleted": "a"}, {}, {}, None]
 
