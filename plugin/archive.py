@@ -6,19 +6,32 @@ while an upload waits for the interpreter stops all uploads.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from urllib3 import BaseHTTPResponse, PoolManager, Retry, Timeout
 from urllib3.exceptions import HTTPError
 
-from plugin.marks import METADATA, MODALITIES, eligible_modality, is_report_uid, mark_in, may_be_document
+from plugin.marks import (
+    MANUFACTURER,
+    METADATA,
+    MODALITIES,
+    SERIES_NUMBERS,
+    eligible_modality,
+    is_report_uid,
+    mark_in,
+    may_be_document,
+)
 from plugin.settings import Connection
 
 TIMEOUT = Timeout(connect=5, read=120)  # seconds; reading: between two bytes of an answer
 DECODING = 4752  # the metadata that stands while Orthanc is decoding an image for us
 CHANGED = {"ModifiedFrom", "AnonymizedFrom"}
 EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
+REFERENCES = ("0040-a375/0/0008-1115/0/0008-1199/0/0008-1155", "0008-2112/0/0008-1155", "0042-0013/0/0008-1155")
+"""Where a report, a picture and a page of ours name their image, in Orthanc's way of writing."""
 
 
 class ArchiveUnavailable(Exception):
@@ -96,6 +109,7 @@ class Archive:
     def __init__(self, connection: Connection) -> None:
         """Nothing is sent yet."""
         self._url = connection.url
+        self._own_addresses = {"127.0.0.1", "::1", urlsplit(connection.url).hostname}
         self._headers = {
             "Authorization": connection.authorization,
             # Orthanc would deflate each image for us, which takes longer than everything else that is done to it.
@@ -139,7 +153,7 @@ class Archive:
 
     def instances(self, ids: Collection[str]) -> list[Instance]:
         """What the index knows of these instances, in one request; those that are gone are left out."""
-        return [_instance(row, row["Metadata"]) for row in self._rows("Instance", ids)]
+        return [_instance(row, row["Metadata"], self._own_addresses) for row in self._rows("Instance", ids)]
 
     def series(self, ids: Collection[str]) -> list[Series]:
         """These series, or those of these instances, in one request; what is gone is left out."""
@@ -164,6 +178,20 @@ class Archive:
         query = {"Modality": "\\".join(MODALITIES)} | ({"StudyDate": study_dates} if study_dates else {})
         found: list[str] = self._ask("POST", "/tools/find", json={"Level": "Series", "Query": query}).json()
         return found
+
+    def documents(self) -> list[str]:
+        """The ids of all series with documents of ours."""
+        query = {"Manufacturer": MANUFACTURER, "Modality": "\\".join(SERIES_NUMBERS)}
+        found: list[str] = self._ask("POST", "/tools/find", json={"Level": "Series", "Query": query}).json()
+        return found
+
+    def subject(self, document: str) -> str:
+        """The SOPInstanceUID of the image that a document of ours is about, '' if it names none."""
+        for reference in REFERENCES:
+            with suppress(Gone):
+                uid = self._ask("GET", f"/instances/{document}/content/{reference}").data
+                return uid.decode("ascii", "replace").rstrip("\0 ")
+        return ""
 
     def places(self, series: Collection[str]) -> dict[str, Place]:
         """Where these series belong, in two requests; those that are gone are left out."""
@@ -287,11 +315,12 @@ def _if_match(revision: str) -> dict[str, str]:
     return {"If-Match": revision} if revision else {}
 
 
-def _instance(row: dict[str, Any], metadata: dict[str, str]) -> Instance:
+def _instance(row: dict[str, Any], metadata: dict[str, str], own_addresses: Container[str | None]) -> Instance:
     uid = row["MainDicomTags"].get("SOPInstanceUID", "")
     changed = not CHANGED.isdisjoint(metadata)
-    # The plugin's token belongs to no account. Without accounts, others look the same.
-    by_us = metadata.get("Origin") == "RestApi" and not metadata.get("HttpUsername")
+    # The plugin's token belongs to no account. Where there are none, others on this machine look the same.
+    here = metadata.get("RemoteIP", "").removeprefix("::ffff:") in own_addresses
+    by_us = here and metadata.get("Origin") == "RestApi" and not metadata.get("HttpUsername")
     return Instance(
         row["ID"],
         row["ParentSeries"],

@@ -34,6 +34,7 @@ class Listing:
         self._heard: SimpleQueue[tuple[str, Instance | None] | int | None] = SimpleQueue()
         self._news: dict[str, Instance | None] = {}  # None where it has to be looked up
         self._left: list[str] | None = None  # series to read, the latest arrivals last
+        self._filed: list[str] = []  # series whose documents are to be compared with the images
         self._due = 0.0
         self._reached = 0
         self._path = ""
@@ -89,7 +90,7 @@ class Listing:
         except Exception as problem:  # a full disk, no temporary folder, or a fault of ours: images go before lists
             reason = f"{type(problem).__name__}: {problem}"
             self._say("warning", f"The worklist cannot be kept ({reason}); it is made again in {NO_DISK:.0f} s")
-            self._path, self._left, self._due = "", None, now + NO_DISK
+            self._path, self._left, self._filed, self._due = "", None, [], now + NO_DISK
             self._tell(complete=False)
             return False
 
@@ -98,21 +99,44 @@ class Listing:
             self._path = self._worklist.renew()
             self._tell(complete=False)
         self._tell_news()
-        if self._left is None:
-            if now < self._due:
-                return bool(self._news)
+        if self._left is None and now >= self._due:
             self._left, self._due = self._archive.radiographs(), now + DAY
             self._worklist.begin_walk()
-        series = self._archive.series(self._left[-PAGE:])
+        if self._left is not None:
+            self._read(self._left)
+        elif self._filed:
+            self._sweep(self._filed[-PAGE:])
+            del self._filed[-PAGE:]
+        return bool(self._left or self._filed or self._news)
+
+    def _read(self, left: list[str]) -> None:
+        series = self._archive.series(left[-PAGE:])
         self._worklist.learn(self._placed(self._archive.instances([one for each in series for one in each.instances])))
-        del self._left[-PAGE:]
-        if not self._left:
+        del left[-PAGE:]
+        if not left:
             # What was not found is gone. Deletions do not stand in the change log, and another Orthanc on the same
             # database tells nobody of its own.
             self._worklist.end_walk()
-            self._left = None
+            self._left, self._filed = None, self._archive.documents()
             self._tell(complete=True)
-        return bool(self._left or self._news)
+
+    def _sweep(self, page: Sequence[str]) -> None:
+        """Remove what we filed on images that were deleted when nobody told us."""
+        series = {one.id: one for one in self._archive.series(page) if one.documents}
+        named = self._worklist.filed_in({one.study for one in series.values()})
+        unnamed = {one for each in series.values() for one in each.instances} - named
+        for found in self._archive.instances(unnamed):
+            if not found.guest and not self._is_there(found.id, series[found.series].study):
+                self._archive.delete(found.id)
+                self._say("warning", f"Instance {found.id}, a report on an image that is gone, was removed")
+
+    def _is_there(self, document: str, study: str) -> bool:
+        """Whether the image of a document is in its study."""
+        subject = self._archive.subject(document)
+        images = self._archive.find(subject) if subject else []
+        return not subject or any(
+            one.study == study for one in self._archive.series([image.series for image in images])
+        )
 
     def _tell(self, complete: bool) -> None:
         self._say("worklist", [self._path, complete])

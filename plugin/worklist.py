@@ -97,6 +97,14 @@ class Worklist:
                 found.append((instance, row[0], documents))
         return found
 
+    def filed_in(self, studies: Iterable[str]) -> set[str]:
+        """The ids of what was filed on the images of these studies."""
+        found: set[str] = set()
+        for study in studies:
+            rows = self._db.execute("SELECT text FROM images JOIN marks ON image = id WHERE study = ?", [study])
+            found.update(*(marks.documents(json.loads(zlib.decompress(text))) for (text,) in rows))
+        return found
+
     def reach(self, position: int) -> None:
         """Everything up to this position in Orthanc's change log is written down."""
         self._db.execute("UPDATE log SET position = ?1 WHERE position != ?1", [position])

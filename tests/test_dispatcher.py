@@ -26,6 +26,7 @@ class FakeArchive(Archive):
         self.modality: dict[str, str] = {}
         self.marks: dict[str, dict[str, Any]] = {}
         self.guests: set[str] = set()
+        self.subjects: dict[str, str] = {}  # of documents; SOPInstanceUIDs are ids here, and each has its own study
         self.log: list[str] = []
         self.asked: list[str] = []
         self.down = False
@@ -51,23 +52,38 @@ class FakeArchive(Archive):
         instances = {one.removeprefix("series of ") for one in ids} & self.modality.keys()
         return [self._series_of(one) for one in instances]
 
+    def _study_of(self, instance: str) -> str:
+        return f"study of {instance.removeprefix('of ')}"
+
     def _series_of(self, instance: str) -> Series:
         modality = self.modality[instance]
         return Series(
-            f"series of {instance}", f"study of {instance}", [instance], modality in ("CR", "DX"), modality == "SR"
+            f"series of {instance}", self._study_of(instance), [instance], modality in ("CR", "DX"), modality == "SR"
         )
 
     def places(self, series: Collection[str]) -> dict[str, Place]:
-        there = {one: self.modality.get(one.removeprefix("series of "), "") for one in series}
+        there = {one: one.removeprefix("series of ") for one in series}
         return {
-            one: Place(f"study of {one}", "patient", "P", "Doe^Jane", "20260102", modality)
-            for one, modality in there.items()
-            if modality
+            one: Place(self._study_of(instance), "patient", "P", "Doe^Jane", "20260102", self.modality[instance])
+            for one, instance in there.items()
+            if instance in self.modality
         }
 
     def radiographs(self, study_dates: str = "") -> list[str]:
         self.asked.append(study_dates)
         return [f"series of {one}" for one, modality in self.modality.items() if modality in ("CR", "DX")]
+
+    def documents(self) -> list[str]:
+        return [f"series of {one}" for one, modality in self.modality.items() if modality == "SR"]
+
+    def subject(self, document: str) -> str:
+        return self.subjects.get(document, "")
+
+    def find(self, sop_instance_uid: str) -> list[Instance]:
+        return self.instances([sop_instance_uid])
+
+    def delete(self, instance: str) -> None:
+        del self.modality[instance]
 
     def mark(self, instance: str, result: str) -> None:
         if instance not in self.modality:

@@ -112,6 +112,24 @@ def test_an_image_that_comes_back_while_its_report_is_removed_gets_another(
     assert unmarked == ["a"]
 
 
+def test_reports_go_with_images_of_whose_deletion_nobody_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "PAGE", 2)
+    for one in ("a", "b", "c"):
+        world.archive.add(one)
+    for report, subject in (("of a", "a"), ("of b", "b"), ("of gone", "gone"), ("brought", "gone"), ("odd", "")):
+        world.archive.add(report, "SR")
+        world.archive.subjects[report] = subject
+    world.archive.guests.add("brought")
+    world.archive.marks["a"] = {"state": "done", "sr": {"instance": "of a"}}
+    world.settle()
+    assert set(world.archive.modality) == {"a", "b", "c", "of a", "of b", "brought", "odd"}
+    world.archive.add("of gone", "SR")
+    world.settle()
+    assert "of gone" in world.archive.modality
+    world.settle(listing.DAY)
+    assert "of gone" not in world.archive.modality
+
+
 def test_more_news_than_a_page_take_several_ticks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listing, "PAGE", 2)
     world.settle()

@@ -11,6 +11,7 @@ import pydicom
 import pytest
 from pydicom.uid import generate_uid
 
+from bench.whole_system import WITHOUT_US
 from demo.phantoms import to_bytes
 from tests.faults.conftest import Start
 from tests.faults.counting import wait_until_idle
@@ -218,4 +219,18 @@ def test_a_report_goes_with_its_image(start: Start, how: str) -> None:
         else:
             pacs.session.delete(f"{pacs.url}/series/{series}", timeout=10)
             expect_as_many_reports_as_images(pacs, [1])
+        assert pacs.reports_beside(stays["instance"]) == [stays["sr"]["instance"]]
+
+
+def test_a_report_goes_with_its_image_when_that_is_deleted_without_the_plugin(start: Start) -> None:
+    ds, kept = image(0), image(1)
+    kept.PatientID, kept.StudyInstanceUID = ds.PatientID, ds.StudyInstanceUID
+    with start(OUTPUTS=ALL) as pacs:
+        pacs.wait_until_ready()
+        goes, stays = (pacs.result(pacs.upload(to_bytes(one))) for one in (ds, kept))
+    with start(WITHOUT_US) as pacs:
+        pacs.session.delete(f"{pacs.url}/instances/{goes['instance']}", timeout=10)
+        assert len(pacs.reports_beside(stays["instance"])) == 2
+    with start(OUTPUTS=ALL) as pacs:
+        expect_as_many_reports_as_images(pacs, [1])
         assert pacs.reports_beside(stays["instance"]) == [stays["sr"]["instance"]]
