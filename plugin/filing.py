@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 
-from plugin import marks, testimony
+from plugin import marks, provenance
 from plugin.archive import Archive, Gone, Instance, Refused, Series
+from plugin.provenance import Provenance
 from plugin.sr import Document, on_same_image, report_uid
-from plugin.testimony import Testimony
 
 
 def file(archive: Archive, documents: Mapping[str, Document], study: str, source: str) -> dict[str, str]:
@@ -79,12 +79,12 @@ def tidy(archive: Archive, study: str, guest: str) -> bool:
     return False
 
 
-def _needless(archive: Archive, series: Sequence[Series], guest: Instance, finished: str = "") -> Testimony | None:
+def _needless(archive: Archive, series: Sequence[Series], guest: Instance, finished: str = "") -> Provenance | None:
     """What a guest in a study of these series says, if it need not stay.
 
     :param finished: the SOPInstanceUID of an image whose documents are known, and the guest is none of them.
     """
-    said = testimony.read(archive.file(guest.id))
+    said = provenance.read(archive.file(guest.id))
     if not said or (said.unchanged and not guest.changed_here):
         return None  # another server's, whose image may still come: if it does, there is a report of its own
     radiographs = {one.id for one in series if one.radiographs}

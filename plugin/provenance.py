@@ -19,7 +19,7 @@ KINDS: Final = MappingProxyType({"SR": "", "OT": "secondary-capture", "DOC": "pd
 
 
 @dataclass(frozen=True, slots=True)
-class Testimony:
+class Provenance:
     """Of a document of ours, or of a copy that another program made of one.
 
     :param image: the SOPInstanceUID of the image that it is about, '' if it does not say that any more.
@@ -32,14 +32,14 @@ class Testimony:
     unchanged: bool
 
 
-def read(data: bytes) -> Testimony | None:
+def read(data: bytes) -> Provenance | None:
     """None if it is not ours."""
     try:
         ds = pydicom.dcmread(BytesIO(data), stop_before_pixels=True)
         model = str(ds.get("ManufacturerModelName") or "")
         if ds.get("Manufacturer") != MANUFACTURER and not model.startswith(f"{LIBRARY} "):
             return None
-        return Testimony(_image(ds), ds.Modality == "SR" and bool(ds.get("ContentSequence")), _unchanged(ds, model))
+        return Provenance(_image(ds), ds.Modality == "SR" and bool(ds.get("ContentSequence")), _unchanged(ds, model))
     except Exception:  # whatever another program made of it
         return None
 

@@ -1,0 +1,69 @@
+"""What a document says of itself, as we write it and as others leave it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom import Dataset
+from pydicom.uid import generate_uid
+
+from demo.phantoms import to_bytes
+from plugin import outputs, provenance, sr
+from plugin.pixels import Pixels
+from plugin.provenance import Provenance
+from tests.sr_reports import NOON, report_on
+from tests.sr_sources import dataset
+from tests.test_outputs import spot
+
+SOURCE = dataset()
+KINDS = ("sr", "secondary-capture", "pdf")
+
+
+@pytest.fixture(scope="module")
+def documents() -> dict[str, bytes]:
+    report = report_on(SOURCE)
+    black = Pixels(np.zeros((40, 30), np.uint16), 12, False, ())
+    made = outputs.documents(KINDS, SOURCE, report, black, spot(3, 3, 40, 30), NOON)
+    return {kind: one.data for kind, one in {"sr": sr.structured_report(SOURCE, report, NOON), **made}.items()}
+
+
+def changed(data: bytes, change: Callable[[Dataset], object]) -> Provenance | None:
+    ds = pydicom.dcmread(BytesIO(data))
+    change(ds)
+    return provenance.read(to_bytes(ds))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_document_as_we_write_it(documents: dict[str, bytes], kind: str) -> None:
+    assert provenance.read(documents[kind]) == Provenance(SOURCE.SOPInstanceUID, kind == "sr", unchanged=True)
+
+
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "Manufacturer"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copy_is_recognised_by_each_of_its_identifiers(documents: dict[str, bytes], kind: str, keyword: str) -> None:
+    value = "Another one" if keyword == "Manufacturer" else generate_uid()
+    said = changed(documents[kind], lambda ds: setattr(ds, keyword, value))
+    assert said == Provenance(SOURCE.SOPInstanceUID, kind == "sr", unchanged=False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_anonymising_leaves_says_nothing(documents: dict[str, bytes], kind: str) -> None:
+    def anonymise(ds: Dataset) -> None:
+        for element in list(ds):
+            if element.VR == "SQ" or element.keyword == "DeviceSerialNumber":
+                del ds[element.tag]
+
+    assert changed(documents[kind], anonymise) == Provenance("", scores=False, unchanged=False)
+
+
+def test_what_is_not_ours_is_left_to_others(documents: dict[str, bytes]) -> None:
+    def disguise(ds: Dataset) -> None:
+        ds.Manufacturer, ds.ManufacturerModelName = "Another one", "Another one's"
+
+    assert changed(documents["sr"], disguise) is None
+    assert provenance.read(b"no DICOM") is None
+    assert provenance.read(to_bytes(SOURCE)) is None
