@@ -75,7 +75,7 @@ def _work(dispatcher: Dispatcher, news: SimpleQueue[dict[str, Any] | None]) -> N
             if message and "backfill" in message:
                 dispatcher.backfill(message["backfill"])
         now = time.monotonic()
-        pause = dispatcher.tick(now)
+        pause = dispatcher.tick(now, news=any(message is not POOL for message in messages) or not messages)
         if dispatcher.stuck(now):
             _say("warning", "The worker processes do not answer; they are started again, and this process with them")
             return

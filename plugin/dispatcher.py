@@ -26,6 +26,8 @@ from plugin.metrics import Metrics
 from plugin.worker import Outcome
 from plugin.worklist import moment
 
+LONGEST = 30.0  # seconds between two looks at the change log
+SOON = 0.1  # seconds from a task's end to the look at what it wrote there: one look for several
 LONGEST_PAUSE = 300.0  # seconds between two tries of something that is not the image's fault
 MOVING = 2.0  # seconds in which Orthanc removes what it has copied, if it is to be moved
 ELSEWHERE = 2.0  # seconds between two looks at what another server works on
@@ -121,25 +123,30 @@ class Dispatcher:
         self._gone: list[str] = []
         self._dates: str | None = None
         self._backfill: Walk | None = None
+        self._look = 0.0  # when to look at the change log again, though nothing rang
         self._said: dict[str, Any] = {}
 
-    def tick(self, now: float) -> float:
-        """Do what can be done now; returns the seconds after which to come again at the latest."""
-        pause = 30.0
+    def tick(self, now: float, news: bool = True) -> float:
+        """Do what can be done now; returns the seconds after which to come again at the latest.
+
+        :param news: whether the change log may have grown; what our own workers write there can wait a little.
+        """
         for future in [future for future in self._running if future.done()]:
             self._finish(self._running.pop(future), future, now)
-        try:
-            self.want(self._gone, now)  # one may have come back while its first try was under way
-            self._gone.clear()
-            self._read_log(now)
-            if self._look_back():
-                pause = 0.0
-        except ArchiveUnavailable as problem:
-            self._say("warning", f"{problem}; trying again in 2 s")
-            pause = 2.0
+        if news or now >= self._look:
+            self._look = now + LONGEST
+            try:
+                self.want(self._gone, now)  # one may have come back while its first try was under way
+                self._gone.clear()
+                self._read_log(now)
+                if self._look_back():
+                    self._look = now
+            except ArchiveUnavailable as problem:
+                self._say("warning", f"{problem}; trying again in 2 s")
+                self._look = now + 2.0
         self._start(now)
         self._report()
-        return min(pause, max(self._waiting[0][0] - now, 0.05)) if self._waiting else pause
+        return max(min(self._look, self._waiting[0][0] if self._waiting else self._look) - now, 0.0)
 
     def stuck(self, now: float) -> bool:
         """Whether a task is out for longer than any can take: the pool has lost it, and only a new one helps.
@@ -253,8 +260,9 @@ class Dispatcher:
                 "info", f"Instance {task.instance}, a document that others brought: {outcome.reason or outcome.state}"
             )
             return
-        self._listing.look_up(task.instance)
+        self._look = min(self._look, now + SOON)
         if outcome.state == "gone":
+            self._listing.look_up(task.instance)
             self._say("warning", f"Instance {task.instance} was deleted or replaced before it was classified")
             self._gone.append(task.instance)
             return

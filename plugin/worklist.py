@@ -79,6 +79,15 @@ class Worklist:
             for instance, place in found:
                 self._learn(instance, place)
 
+    def place(self, instance: str) -> tuple[str, ...] | None:
+        """Where this image belongs, as far as it was learnt: the fields of a `Place`."""
+        columns = "study, patient, PatientID, PatientName, StudyDate, Modality"
+        row: tuple[str, ...] | None = self._db.execute(
+            f"SELECT {columns} FROM images WHERE instance = ?",  # noqa: S608 - our own names alone
+            [instance],
+        ).fetchone()
+        return row
+
     def forget(self, instances: Iterable[str]) -> None:
         """These instances are not in Orthanc any more; they need not have been images of ours."""
         with self._transaction():
