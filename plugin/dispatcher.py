@@ -260,9 +260,9 @@ class Dispatcher:
                 "info", f"Instance {task.instance}, a document that others brought: {outcome.reason or outcome.state}"
             )
             return
+        self._listing.look_up(task.instance)
         self._look = min(self._look, now + SOON)
         if outcome.state == "gone":
-            self._listing.look_up(task.instance)
             self._say("warning", f"Instance {task.instance} was deleted or replaced before it was classified")
             self._gone.append(task.instance)
             return
