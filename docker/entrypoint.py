@@ -19,6 +19,10 @@ KEPT = Path("/var/lib/orthanc/db/password")
 """A password that was made up: in the volume, so that it lasts."""
 
 
+class BadPassword(Exception):
+    """Why, in words."""
+
+
 def password(environ: Mapping[str, str]) -> str:
     """From CHEST_XRAY_PASSWORD, or from the file that CHEST_XRAY_PASSWORD_FILE names; empty if neither says one.
 
@@ -51,10 +55,13 @@ def account(environ: Mapping[str, str]) -> dict[str, str]:
     """The variable that declares the account to the base image; none if other ways may give one.
 
     :raises OSError: if a password cannot be read or kept.
+    :raises BadPassword: if it cannot be one.
     """
     secret = password(environ) or ("" if others(environ) else made_up())
     if not secret:
         return {}
+    if "${" in secret:
+        raise BadPassword("it contains ${, which Orthanc takes for a variable: choose another")
     users = json.loads(environ.get(USERS) or "{}")
     return {USERS: json.dumps({**users, environ.get("CHEST_XRAY_USER") or "chest-xray": secret})}
 
@@ -71,6 +78,7 @@ def declared(environ: Mapping[str, str]) -> dict[str, str]:
     """What the base image is to be told.
 
     :raises OSError: if a password cannot be read or kept.
+    :raises BadPassword: if it cannot be one.
     """
     return {**account(environ), **{name: as_text(environ[name]) for name in SECRETS if environ.get(name)}}
 
@@ -82,6 +90,8 @@ def main() -> None:
         told = declared(os.environ)
     except OSError as problem:
         sys.exit(f"The password: {problem.filename} cannot be used: {problem.strerror}")
+    except BadPassword as sentence:
+        sys.exit(f"The password: {sentence}")
     # The password is Orthanc's affair: it shall not reach the processes that open other people's files.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CHEST_XRAY_PASSWORD")}
     os.execve(BASE, [BASE, *sys.argv[1:]], {**kept, **told})  # noqa: S606 - fixed program, no shell

@@ -45,6 +45,11 @@ def test_a_password_stays_text(password: str, tmp_path: Path) -> None:
     assert made["PostgreSQL"]["Password"] == made["AwsS3Storage"]["SecretKey"] == password
 
 
+def test_a_password_that_orthanc_would_alter_is_refused() -> None:
+    with pytest.raises(ENTRYPOINT["BadPassword"], match="takes for a variable"):
+        configured({"CHEST_XRAY_PASSWORD": "a${HOME}b"})
+
+
 def test_other_accounts_stay() -> None:
     environ = {"CHEST_XRAY_PASSWORD": "1", "CHEST_XRAY_USER": "2", "ORTHANC__REGISTERED_USERS": '{"anna": "3"}'}
     assert configured(environ)["RegisteredUsers"] == {"anna": "3", "2": "1"}
