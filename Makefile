@@ -110,7 +110,7 @@ clean: ## Remove everything that was made here
 # PyPI's torch comes with gigabytes of CUDA; PyTorch's own page has one without. Whoever has told pip of a place for such
 # files has chosen already.
 PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --retries 5 \
-	$$($(BIN)/pip config list | grep -q find-links || echo --find-links $(TORCH_LINKS))
+	$$($(BIN)/pip config list | grep find-links > /dev/null || echo --find-links $(TORCH_LINKS))
 TORCH_LINKS ?= https://download.pytorch.org/whl/cpu/torch/
 
 # A virtual environment of our own; python3-venv may be missing on a bare Debian.
