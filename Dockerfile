@@ -2,8 +2,8 @@
 #   WEIGHTS         a TorchXRayVision name, a checkpoint below checkpoints/, or `stand-in` for random weights
 #   WEIGHTS_SHA256  the checkpoint's; required for all but densenet121-res224-all and stand-in
 #   VARIANT         cpu; with the client of inference servers, servers; or gpu, with torch built for CUDA (several GB)
-#   BASE            orthancteam/orthanc, or an image with the same contract
-#   PREPARE_BASE    a Python 3.11; it leaves nothing but the model
+#   BASE            orthancteam/orthanc, or an image with the same contract; pinned as NAME:TAG@sha256:DIGEST
+#   PREPARE_BASE    a Python 3.11; it leaves nothing but the model. Pinned likewise
 #   TORCH_LINKS     a page or folder where pip finds torch built without CUDA
 #   REVISION        the commit that this is built from, for the label alone
 ARG BASE=orthancteam/orthanc:26.8.1

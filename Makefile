@@ -5,7 +5,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
-APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 -o Acquire::Retries=5
+# What is there is not asked for again, nor anybody for a password then.
+PACKAGES = ! dpkg-query -Wf '$${Status}\n' $(1) 2>&1 | grep -qv ' installed$$' || $(SUDO) sh packaging/packages.sh $(1)
 
 SYSTEM := orthanc orthanc-python orthanc-dicomweb orthanc-gdcm python3-venv
 # For a decoder that has no wheel for Python 3.14.
@@ -92,16 +93,16 @@ soak: $(BIN)/.installed-test system ## Thousands of images through one Orthanc (
 	$(BIN)/python -m bench.soak
 
 system: ## Install Orthanc and its plugins (Debian, Ubuntu)
-	@dpkg -s $(SYSTEM) >/dev/null 2>&1 || { $(SUDO) $(APT) update -q && $(SUDO) $(APT) install -q -y --no-install-recommends $(SYSTEM); }
+	@$(call PACKAGES,$(SYSTEM))
 
 system-test: ## Install what the tests need besides
-	@dpkg -s $(SYSTEM_TEST) >/dev/null 2>&1 || { $(SUDO) $(APT) update -q && $(SUDO) $(APT) install -q -y --no-install-recommends $(SYSTEM_TEST); }
+	@$(call PACKAGES,$(SYSTEM_TEST))
 
 system-image: ## Install what building and running the image needs besides
-	@dpkg -s $(SYSTEM_IMAGE) >/dev/null 2>&1 || { $(SUDO) $(APT) update -q && $(SUDO) $(APT) install -q -y --no-install-recommends $(SYSTEM_IMAGE); }
+	@$(call PACKAGES,$(SYSTEM_IMAGE))
 
 system-cluster: ## Install PostgreSQL, Orthanc's plugin for it, a load balancer and a DICOM sender
-	@dpkg -s $(SYSTEM_CLUSTER) >/dev/null 2>&1 || { $(SUDO) $(APT) update -q && $(SUDO) $(APT) install -q -y --no-install-recommends $(SYSTEM_CLUSTER); }
+	@$(call PACKAGES,$(SYSTEM_CLUSTER))
 
 clean: ## Remove everything that was made here
 	rm -rf .venv build samples .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
@@ -109,7 +110,7 @@ clean: ## Remove everything that was made here
 # PyPI's torch comes with gigabytes of CUDA; PyTorch's own page has one without. Whoever has told pip of a place for such
 # files has chosen already.
 PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --retries 5 \
-	$$($(BIN)/pip config list | grep -q find-links || echo --find-links $(TORCH_LINKS))
+	$$($(BIN)/pip config list | grep find-links > /dev/null || echo --find-links $(TORCH_LINKS))
 TORCH_LINKS ?= https://download.pytorch.org/whl/cpu/torch/
 
 # A virtual environment of our own; python3-venv may be missing on a bare Debian.

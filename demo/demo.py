@@ -23,6 +23,7 @@ from demo.serve import (
     Account,
     CannotServe,
     announce,
+    check_ports,
     claim,
     environ_for_orthanc,
     orthanc_command,
@@ -49,6 +50,7 @@ def main() -> int:
         if source and not Path(source).exists():
             raise CannotServe(f"DICOM is {source}: there is no such file or folder")
         claim(storage_folder(os.environ))
+        check_ports(os.environ)  # before what takes minutes
         environ = {**os.environ, "WEIGHTS": choose_weights()}
         account = Account.find(environ)
         command = orthanc_command(environ, account)
@@ -57,7 +59,7 @@ def main() -> int:
         return 2
     announce(environ, account)
     environ |= {"CHEST_XRAY_USER": account.user, "CHEST_XRAY_PASSWORD": account.password}
-    url = f"http://localhost:{port(environ, 'HTTP_PORT', 8042)}"
+    url = f"http://localhost:{port(environ, 'HTTP_PORT')}"
     with running(command, environ_for_orthanc(environ)) as orthanc:
         try:
             wait_until_up(url, account, orthanc)

@@ -21,6 +21,7 @@ from plugin.settings import SECTION, BadSetting, Settings
 ROOT = Path(__file__).resolve().parent.parent
 PLUGINS = ("libOrthancPython.so", "libOrthancDicomWeb.so", "libOrthancGdcm.so")
 PLUGIN_FOLDER = Path("/usr/share/orthanc/plugins")
+PORTS = {"HTTP_PORT": 8042, "DICOM_PORT": 4242}
 
 
 class CannotServe(Exception):
@@ -29,26 +30,44 @@ class CannotServe(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Who may use the server; `is_new` if the password was made up just now."""
+    """Who may use the server; `kept` says where a password is that was made up, `is_new` that this was just now."""
 
     user: str
     password: str
+    kept: Path | None = None
     is_new: bool = False
 
     @classmethod
     def find(cls, environ: Mapping[str, str]) -> Self:
-        """From CHEST_XRAY_USER and CHEST_XRAY_PASSWORD, else a password made up once and kept in the user's folder."""
+        """With the password that is given, else with one made up once and kept in the user's folder.
+
+        :raises CannotServe: if the one that is given cannot be used.
+        """
         user = environ.get("CHEST_XRAY_USER") or "chest-xray"
-        if password := environ.get("CHEST_XRAY_PASSWORD"):
+        if password := given_password(environ):
             if "${" in password:
-                raise CannotServe("CHEST_XRAY_PASSWORD contains ${, which Orthanc takes for a variable: choose another")
+                raise CannotServe("The password contains ${, which Orthanc takes for a variable: choose another")
             return cls(user, password)
         kept = password_file(environ)
         if kept.exists():
-            return cls(user, kept.read_text().strip())
+            return cls(user, kept.read_text().strip(), kept)
         password = secrets.token_urlsafe(12)
         write_secret(kept, password + "\n")
-        return cls(user, password, is_new=True)
+        return cls(user, password, kept, is_new=True)
+
+
+def given_password(environ: Mapping[str, str]) -> str:
+    """CHEST_XRAY_PASSWORD, or what stands in the file that CHEST_XRAY_PASSWORD_FILE names; empty if neither says one.
+
+    :raises CannotServe: if that file cannot be read.
+    """
+    file = environ.get("CHEST_XRAY_PASSWORD_FILE")
+    if environ.get("CHEST_XRAY_PASSWORD") or not file:
+        return environ.get("CHEST_XRAY_PASSWORD", "")
+    try:
+        return Path(file).read_text().rstrip("\r\n")
+    except OSError as problem:
+        raise CannotServe(f"CHEST_XRAY_PASSWORD_FILE is {file}, which cannot be read: {problem.strerror}") from None
 
 
 def password_file(environ: Mapping[str, str]) -> Path:
@@ -81,8 +100,8 @@ def configuration(environ: Mapping[str, str], account: Account) -> dict[str, Any
     settings.update(
         RemoteAccessAllowed=False,
         HttpBindAddresses=["127.0.0.1"],  # Orthanc 1.10 does not know it, and answers other machines with 401
-        HttpPort=port(environ, "HTTP_PORT", 8042),
-        DicomPort=port(environ, "DICOM_PORT", 4242),
+        HttpPort=port(environ, "HTTP_PORT"),
+        DicomPort=port(environ, "DICOM_PORT"),
         StorageDirectory=storage,
         IndexDirectory=storage,
         RegisteredUsers={**settings.get("RegisteredUsers", {}), account.user: account.password},
@@ -93,20 +112,20 @@ def configuration(environ: Mapping[str, str], account: Account) -> dict[str, Any
     return settings
 
 
-def port(environ: Mapping[str, str], name: str, default: int) -> int:
+def port(environ: Mapping[str, str], name: str) -> int:
     """:raises CannotServe: if the variable is not a port's number."""
-    text = environ.get(name) or str(default)
+    text = environ.get(name) or str(PORTS[name])
     if not text.isdecimal() or not 0 < int(text) < 65536:
         raise CannotServe(f"{name} is {text!r}; it must be a number from 1 to 65535")
     return int(text)
 
 
-def check_ports(settings: Mapping[str, Any]) -> None:
+def check_ports(environ: Mapping[str, str]) -> None:
     """:raises CannotServe: if a port cannot be had, naming the program that has it already where that can be seen."""
-    if settings["HttpPort"] == settings["DicomPort"]:
-        raise CannotServe(f"HTTP_PORT and DICOM_PORT are both {settings['HttpPort']}; they must differ")
-    for name, variable in (("HttpPort", "HTTP_PORT"), ("DicomPort", "DICOM_PORT")):
-        number = settings[name]
+    wanted = {variable: port(environ, variable) for variable in PORTS}
+    if len(set(wanted.values())) < len(wanted):
+        raise CannotServe(f"HTTP_PORT and DICOM_PORT are both {wanted['HTTP_PORT']}; they must differ")
+    for variable, number in wanted.items():
         try:
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -144,7 +163,7 @@ def orthanc_command(environ: Mapping[str, str], account: Account) -> list[str]:
         Settings.read(settings[SECTION], environ)
     except BadSetting as sentence:
         raise CannotServe(str(sentence)) from None
-    check_ports(settings)
+    check_ports(environ)
     file = Path(settings["StorageDirectory"]) / "orthanc.json"
     write_secret(file, json.dumps(settings, indent=2))
     return [program, str(file)]
@@ -174,17 +193,17 @@ def environ_for_orthanc(environ: Mapping[str, str]) -> dict[str, str]:
     """
     malloc = {"hugetlb": 1, "mmap_threshold": 1 << 20, "trim_threshold": 16 << 20}
     tunables = {"GLIBC_TUNABLES": ":".join(f"glibc.malloc.{name}={value}" for name, value in malloc.items())}
-    return tunables | {name: value for name, value in environ.items() if name != "CHEST_XRAY_PASSWORD"}
+    return tunables | {name: value for name, value in environ.items() if not name.startswith("CHEST_XRAY_PASSWORD")}
 
 
 def announce(settings_environ: Mapping[str, str], account: Account) -> None:
     """Say where the pages are and who may see them; a password is printed only when it is new."""
-    print(f"Orthanc:  http://localhost:{port(settings_environ, 'HTTP_PORT', 8042)}/  (results: /chest-xray/)")
-    print(f"DICOM:    port {port(settings_environ, 'DICOM_PORT', 4242)}")
+    print(f"Orthanc:  http://localhost:{port(settings_environ, 'HTTP_PORT')}/  (results: /chest-xray/)")
+    print(f"DICOM:    port {port(settings_environ, 'DICOM_PORT')}")
     if account.is_new:
         print(f"Account:  {account.user}, password {account.password} (printed this once)")
-    if not settings_environ.get("CHEST_XRAY_PASSWORD"):
-        print(f"The password of {account.user} is kept in {password_file(settings_environ)}")
+    if account.kept:
+        print(f"The password of {account.user} is kept in {account.kept}")
     print("Not a medical device; not for diagnosis.", flush=True)
 
 

@@ -1,4 +1,7 @@
-"""The image's entry point: the account from CHEST_XRAY_USER and CHEST_XRAY_PASSWORD, then the base image's own."""
+"""The image's entry point: the account from CHEST_XRAY_USER and CHEST_XRAY_PASSWORD, then the base image's own.
+
+The base image reads the value of every variable ORTHANC__... as JSON, if it is any.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,13 @@ from pathlib import Path
 
 BASE = "/docker-entrypoint.sh"
 USERS = "ORTHANC__REGISTERED_USERS"
+SECRETS = ("ORTHANC__POSTGRESQL__PASSWORD", "ORTHANC__AWS_S3_STORAGE__SECRET_KEY")
 KEPT = Path("/var/lib/orthanc/db/password")
 """A password that was made up: in the volume, so that it lasts."""
+
+
+class BadPassword(Exception):
+    """Why, in words."""
 
 
 def password(environ: Mapping[str, str]) -> str:
@@ -47,24 +55,46 @@ def account(environ: Mapping[str, str]) -> dict[str, str]:
     """The variable that declares the account to the base image; none if other ways may give one.
 
     :raises OSError: if a password cannot be read or kept.
+    :raises BadPassword: if it cannot be one.
     """
     secret = password(environ) or ("" if others(environ) else made_up())
     if not secret:
         return {}
+    if "${" in secret:
+        raise BadPassword("it contains ${, which Orthanc takes for a variable: choose another")
     users = json.loads(environ.get(USERS) or "{}")
     return {USERS: json.dumps({**users, environ.get("CHEST_XRAY_USER") or "chest-xray": secret})}
+
+
+def as_text(value: str) -> str:
+    """As JSON that is a text, where it is JSON that is not: a password of digits is no number."""
+    try:
+        return value if isinstance(json.loads(value), str) else json.dumps(value)
+    except ValueError:
+        return value
+
+
+def declared(environ: Mapping[str, str]) -> dict[str, str]:
+    """What the base image is to be told.
+
+    :raises OSError: if a password cannot be read or kept.
+    :raises BadPassword: if it cannot be one.
+    """
+    return {**account(environ), **{name: as_text(environ[name]) for name in SECRETS if environ.get(name)}}
 
 
 def main() -> None:
     """Become Orthanc."""
     os.umask(0o077)  # the base image writes the whole configuration, passwords included, to a file
     try:
-        declared = account(os.environ)
+        told = declared(os.environ)
     except OSError as problem:
         sys.exit(f"The password: {problem.filename} cannot be used: {problem.strerror}")
+    except BadPassword as sentence:
+        sys.exit(f"The password: {sentence}")
     # The password is Orthanc's affair: it shall not reach the processes that open other people's files.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CHEST_XRAY_PASSWORD")}
-    os.execve(BASE, [BASE, *sys.argv[1:]], {**kept, **declared})  # noqa: S606 - fixed program, no shell
+    os.execve(BASE, [BASE, *sys.argv[1:]], {**kept, **told})  # noqa: S606 - fixed program, no shell
 
 
 if __name__ == "__main__":

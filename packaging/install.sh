@@ -33,17 +33,29 @@ CHEST_XRAY_PASSWORD=$password
 END
 fi
 
+# What the service's own Orthanc says, which it is asked with the file that it was started with.
+answer() {
+    started_with=$(tr '\0' '\n' < "/proc/$(systemctl show --property MainPID --value $name)/cmdline" | tail -n 1)
+    $program/.venv/bin/python docker/healthcheck.py --alive "$started_with"
+}
+
 install -m 644 packaging/$name.service /etc/systemd/system/$name.service
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload
     systemctl enable --quiet $name
-    systemctl restart $name
-    echo "Started; see: systemctl status $name"
-    if systemctl is-active --quiet orthanc; then
-        echo "Debian's own Orthanc service is running and wants ports 8042 and 4242 too. Either end it,"
-        echo "    systemctl disable --now orthanc"
-        echo "or choose others in $settings; then: systemctl restart $name"
-    fi
+    systemctl restart $name || true
+    seconds=0
+    until status=$(answer 2> /dev/null); do
+        seconds=$((seconds + 1))
+        if [ $seconds -gt 60 ] || systemctl is-failed --quiet $name; then
+            echo "The service does not run. The end of its log:" >&2
+            journalctl --unit $name --lines 10 --output cat --no-pager >&2
+            echo "When that is mended, in $settings perhaps: systemctl restart $name" >&2
+            exit 1
+        fi
+        sleep 1
+    done
+    echo "Started. Its status: $status"
 else
     echo "systemd does not run here; where it does: systemctl enable --now $name"
 fi

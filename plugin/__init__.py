@@ -24,10 +24,10 @@ The data's way, one direction, and the order in which to read the modules:
 Where several Orthancs share one database, `claims` tells which of them does an image, and `changelog` finds what their
 log shows late; `loopback` is what the SDK cannot do inside Orthanc; `scratch` folders are gone after a crash, too.
 
-`archive` is everything that is said to Orthanc over HTTP, `settings` what an operator chooses, and `weights` turns
-TorchXRayVision's checkpoint into the model that `classifier` runs (`stand_in` makes a random one in its place);
-`verify`, `backfill` and `model_repository` (with `mlserver_model`) are commands for operators, `results` one for
-researchers; `reference` makes the page docs/configuration.md.
+`archive` is everything that is said to Orthanc over HTTP, `settings` what an operator chooses (`limits`: what the
+machine allows), and `weights` turns TorchXRayVision's checkpoint into the model that `classifier` runs (`stand_in`
+makes a random one in its place); `verify`, `backfill` and `model_repository` (with `mlserver_model`) are commands for
+operators, `results` one for researchers; `reference` makes the page docs/configuration.md.
 """
 
 __version__ = "0.2.0"

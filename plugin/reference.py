@@ -35,16 +35,18 @@ of the others, `compose.yaml` hands on `OUTPUTS`, and builds the image with `WEI
 
 `make serve`, `make demo` and the service take these variables, the service from `/etc/default/orthanc-chest-xray`;
 `compose.yaml` takes those whose column says so, from the environment or from a file `.env` beside it.
+[operating.md](operating.md) has examples.
 
 | variable | default | compose.yaml | |
 |---|---|---|---|
 | `CHEST_XRAY_USER` | `chest-xray` | yes | the account's name |
 | `CHEST_XRAY_PASSWORD` | made up at the first start | yes | its password |
-| `CHEST_XRAY_PASSWORD_FILE` | | yes, and there alone | a file with the password, which user 999 of the image may read |
+| `CHEST_XRAY_PASSWORD_FILE` | | yes | a file with the password; the server's user must be able to read it |
 | `HTTP_PORT` | `8042` | yes | pages and REST |
 | `DICOM_PORT` | `4242` | yes | C-STORE and the rest of DICOM |
 | `ADDRESS` | `127.0.0.1` | yes, and there alone | where the image's ports are reached from |
 | `MEMORY`, `CPUS` | `8g`, all | yes, and there alone | limits of the container |
+| `BASE`, `PREPARE_BASE` | in the Dockerfile | yes, and there alone | what the image is built on |
 | `POSTGRES_PASSWORD`, `POSTGRES_MEMORY` | none, `2g` | both profiles | of the database, which wants a password |
 | `OBJECTS_PASSWORD` | none | profile `cluster` | of the object storage, which wants one too |
 | `MODEL_REPOSITORY` | `./model-repository` | profile `cluster` | what `make model-repository` wrote, for Triton |
@@ -56,8 +58,9 @@ orthanc-chest-xray` and say there, under `[Service]`, `ReadWritePaths=/the/folde
 
 ## Orthanc's own settings that matter here
 
-Everything else in `orthanc.json` is [Orthanc's](https://orthanc.uclouvain.be/book/users/configuration.html). These
-touch the plugin:
+They stand in `orthanc.json`; for the service, in `/etc/orthanc-chest-xray.json`; with Docker, in variables
+([how](operating.md#settings)). All are
+[Orthanc's own](https://orthanc.uclouvain.be/book/users/configuration.html); these touch the plugin:
 
 | key | |
 |---|---|

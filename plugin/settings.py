@@ -13,8 +13,14 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from plugin import limits
+
 SECTION = "ChestXRay"
 LOOPBACK = "127.0.0.1"
+MOST_WORKERS = 256
+ORTHANC_MEMORY = 1 << 30
+WORKER_MEMORY = 512 << 20
+"""Bytes: workers were measured to take 300 MB at most with images of 3000x3000, 450 MB where they draw pictures too."""
 
 
 class BadSetting(ValueError):
@@ -133,7 +139,10 @@ class Settings:
     )
     Python: str = _setting("", _text, "The interpreter for the worker processes; empty: the project's own, or python3.")
     Workers: int = _setting(
-        0, _whole(0, 256), "Worker processes; 0: one for each processor core, two with `Servers`, which are waited for."
+        0,
+        _whole(0, MOST_WORKERS),
+        "Worker processes; 0: one for each processor core, two with `Servers`, which are waited for; but no more than "
+        "fit into the memory, with 1 GiB for Orthanc and 512 MiB for each. Limits of a container or a service count.",
     )
     TimeLimit: int = _setting(120, _whole(1, 86400), "Seconds that one image may take before its worker is ended.")
     MemoryLimit: int = _setting(4096, _whole(512, 1 << 20), "Address space of one worker, in MiB.")
@@ -176,8 +185,12 @@ class Settings:
 
     @property
     def workers(self) -> int:
-        """The number of worker processes: as set, or as many as keep this process's cores busy."""
-        return self.Workers or len(os.sched_getaffinity(0)) * (2 if self.Servers else 1)
+        """The number of worker processes: as set, or as many as keep the cores busy and fit into the memory."""
+        if self.Workers:
+            return self.Workers
+        busy = limits.cores() * (2 if self.Servers else 1)
+        fit = (limits.memory() - ORTHANC_MEMORY) // WORKER_MEMORY
+        return max(1, min(busy, fit, MOST_WORKERS))
 
     def model_folder(self, root: Path) -> Path:
         """Where prepared models are kept, below `root` unless the setting is absolute."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from demo.serve import ROOT
 
 ENGLISH, PORTUGUESE = ((ROOT / name).read_text() for name in ("README.md", "README.pt-BR.md"))
+PAGES = [ROOT / "SECURITY.md", *ROOT.glob("README*.md"), *(ROOT / "docs").glob("*.md")]
 
 
 @pytest.mark.parametrize("readme", [ENGLISH, PORTUGUESE], ids=["English", "Portuguese"])
@@ -19,10 +21,18 @@ def test_every_command_exists(readme: str) -> None:
             assert re.search(rf"^{name}:", makefile, re.MULTILINE), name
 
 
-@pytest.mark.parametrize("readme", [ENGLISH, PORTUGUESE], ids=["English", "Portuguese"])
-def test_every_file_that_is_linked_exists(readme: str) -> None:
-    for path in re.findall(r"\]\((?!http)([^)#]+)\)", readme):
-        assert (ROOT / path).exists(), path
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_every_file_and_heading_that_is_linked_exists(page: Path) -> None:
+    for path, heading in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", page.read_text()):
+        file = page.parent / path if path else page
+        assert file.exists(), path
+        assert not heading or heading in headings(file.read_text()), (path, heading)
+
+
+def headings(text: str) -> list[str]:
+    """As they are called in addresses."""
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
 
 
 def test_both_have_the_same_sections() -> None:

@@ -73,6 +73,9 @@ def check_profiles() -> None:
         profile, named = words[:2], words[2:]
         read: dict[str, Any] = json.loads(compose(*profile, "config", "--format", "json", *named))
         assert set(read["services"]) == services, (words, set(read["services"]))
+        for name in services & {"orthanc-a", "orthanc-b"}:
+            check = read["services"][name]["healthcheck"]["test"]
+            assert check[-1] == "--alive", "a Triton that takes long would end the whole start"
 
 
 def check(upload: Callable[[str, tuple[str, str]], Sequence[object]]) -> None:
@@ -110,6 +113,7 @@ def check(upload: Callable[[str, tuple[str, str]], Sequence[object]]) -> None:
             wait_for(ready, 60, lambda: run("logs"))
             run("exec", "-T", "orthanc", "python3", "/opt/chest-xray/docker/healthcheck.py")
             count = len(upload(f"http://127.0.0.1:{port}", account))
+            run("exec", "-T", "orthanc", ".venv/bin/python", "-m", "plugin.backfill", "--from", "2020-01-01")
             run("restart")
             assert wait_for(ready, 60, lambda: run("logs"))["done"] == count
             print(f"docker compose up --build, {count} results, the same after a restart")
