@@ -120,7 +120,8 @@ class Dispatcher:
         self._past: set[str] = set()  # unfinished, from a backfill
         self._received: dict[str, float] = {}  # of the unfinished arrivals, in seconds since 1970
         self._metrics = Metrics()
-        self._gone: list[str] = []
+        self._touched: set[str] = set()  # unfinished, of which the log has told more
+        self._unsure: list[str] = []  # finished, but others may have written to them meanwhile
         self._dates: str | None = None
         self._backfill: Walk | None = None
         self._look = 0.0  # when to look at the change log again, though nothing rang
@@ -136,8 +137,8 @@ class Dispatcher:
         if news or now >= self._look:
             self._look = now + LONGEST
             try:
-                self.want(self._gone, now)  # one may have come back while its first try was under way
-                self._gone.clear()
+                self.want(self._unsure, now)
+                self._unsure.clear()
                 self._read_log(now)
                 if self._look_back():
                     self._look = now
@@ -212,6 +213,7 @@ class Dispatcher:
         """Queue arrivals, given with their places in the log."""
         for unfinished in places.keys() & self._arrivals.keys():
             self._listing.look_up(unfinished)  # it may have its mark already
+            self._touched.add(unfinished)  # or lost it again, if it is to be classified once more
         # Most of what arrives in a hospital is not ours: of that, nothing is asked but where it belongs.
         wanted = {one for one in places if one not in self._arrivals}
         series = {one.id: one for one in self._archive.series(wanted) if one.radiographs or one.documents}
@@ -255,6 +257,9 @@ class Dispatcher:
         self._arrivals.pop(task.instance, None)
         self._received.pop(task.instance, None)
         self._past.discard(task.instance)
+        if not task.guest and (outcome.state == "gone" or task.instance in self._touched):
+            self._unsure.append(task.instance)  # it may have come back
+        self._touched.discard(task.instance)
         if task.guest:
             self._say(
                 "info", f"Instance {task.instance}, a document that others brought: {outcome.reason or outcome.state}"
@@ -264,7 +269,6 @@ class Dispatcher:
         self._look = min(self._look, now + SOON)
         if outcome.state == "gone":
             self._say("warning", f"Instance {task.instance} was deleted or replaced before it was classified")
-            self._gone.append(task.instance)
             return
         self._metrics.finished(outcome)
         reason = outcome.reason and f", {outcome.reason}"
@@ -322,9 +326,10 @@ class Dispatcher:
         self._tell("status", status)
         oldest = max((time.time() - received for received in self._received.values()), default=0.0)
         self._tell("metrics", self._metrics.values(not problem, self.pending, oldest))
-        # Everything before the first unfinished arrival is finished.
-        settled = self._log.settled
-        self._tell("position", min(next(iter(self._arrivals.values()), settled + 1) - 1, settled))
+        if not self._unsure:
+            # Everything before the first unfinished arrival is finished.
+            settled = self._log.settled
+            self._tell("position", min(next(iter(self._arrivals.values()), settled + 1) - 1, settled))
 
     def _tell(self, what: str, value: Any) -> None:
         if self._said.get(what) != value:

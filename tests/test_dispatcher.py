@@ -402,6 +402,18 @@ def test_removing_the_mark_classifies_again(world: World) -> None:
     assert world.counts() == (1, 0, 0, 0)
 
 
+def test_a_mark_that_is_removed_before_its_worker_ends_is_made_again(world: World) -> None:
+    world.archive.add("a")
+    world.tick()
+    world.archive.mark("a", '{"state": "done"}')
+    del world.archive.marks["a"]
+    world.archive.log.append("a")
+    world.tick()
+    world.pool.tasks["a"].set_result(Outcome("done"))
+    world.tick()
+    assert world.pool.given == ["a", "a"]
+
+
 def test_a_restart_counts_what_was_done_before_and_forgets_what_is_deleted(world: World) -> None:
     world.archive.add("old")
     world.archive.marks["old"] = {"state": "done"}
