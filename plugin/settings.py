@@ -16,6 +16,9 @@ from typing import Any, Self
 SECTION = "ChestXRay"
 LOOPBACK = "127.0.0.1"
 
+IN_FLIGHT = 4
+"""Images that a worker has under way at once where it waits for `Servers`; where it computes itself, it has one."""
+
 
 class BadSetting(ValueError):
     """A sentence that names the setting, its value and what is allowed."""
@@ -133,10 +136,20 @@ class Settings:
     )
     Python: str = _setting("", _text, "The interpreter for the worker processes; empty: the project's own, or python3.")
     Workers: int = _setting(
-        0, _whole(0, 256), "Worker processes; 0: one for each processor core, two with `Servers`, which are waited for."
+        0,
+        _whole(0, 256),
+        "Worker processes; 0: one for each processor core. Each has one image under way; with `Servers`, which are "
+        f"waited for, up to {IN_FLIGHT} together.",
     )
-    TimeLimit: int = _setting(120, _whole(1, 86400), "Seconds that one image may take before its worker is ended.")
-    MemoryLimit: int = _setting(4096, _whole(512, 1 << 20), "Address space of one worker, in MiB.")
+    TimeLimit: int = _setting(
+        120,
+        _whole(1, 86400),
+        "Seconds that one image may take before its worker is ended. Those that it has under way together may take as "
+        "long in all; where that is not enough, each is tried again alone.",
+    )
+    MemoryLimit: int = _setting(
+        4096, _whole(512, 1 << 20), "Address space of one worker, in MiB, for all that it has under way."
+    )
     Attempts: int = _setting(
         3, _whole(1, 100), "How often an image that ends its worker is tried before it is `failed`."
     )
@@ -177,7 +190,12 @@ class Settings:
     @property
     def workers(self) -> int:
         """The number of worker processes: as set, or as many as keep this process's cores busy."""
-        return self.Workers or len(os.sched_getaffinity(0)) * (2 if self.Servers else 1)
+        return self.Workers or len(os.sched_getaffinity(0))
+
+    @property
+    def in_flight(self) -> int:
+        """How many images one of them has under way at most."""
+        return IN_FLIGHT if self.Servers else 1
 
     def model_folder(self, root: Path) -> Path:
         """Where prepared models are kept, below `root` unless the setting is absolute."""

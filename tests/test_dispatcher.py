@@ -82,27 +82,34 @@ class FakePool:
     """Two workers whose tasks end when the test says so."""
 
     workers = 2
+    in_flight = 1
     time_limit = 120.0
 
     def __init__(self) -> None:
         self.trouble = ""
-        self.tasks: dict[str, Future[Outcome]] = {}
-        self.given: list[str] = []
+        self.tasks: dict[str, Future[list[Outcome]]] = {}
+        self.groups: list[list[str]] = []
         self.given_up: dict[str, str] = {}
 
     def problem(self) -> str:
         return self.trouble
 
-    def classify(self, instance: str, study: str) -> Future[Outcome]:
-        assert study == f"study of {instance}"
-        self.given.append(instance)
-        self.tasks[instance] = Future()
-        return self.tasks[instance]
+    @property
+    def given(self) -> list[str]:
+        """All in their order, those of a group too."""
+        return [instance for group in self.groups for instance in group]
 
-    def tidy(self, copy: str, study: str) -> Future[Outcome]:
-        return self.classify(copy, study)
+    def classify(self, images: Sequence[tuple[str, str]]) -> Future[list[Outcome]]:
+        assert all(study == f"study of {instance}" for instance, study in images)
+        self.groups.append([instance for instance, _ in images])
+        future: Future[list[Outcome]] = Future()
+        self.tasks |= dict.fromkeys(self.groups[-1], future)
+        return future
 
-    def give_up(self, instance: str, study: str, reason: str) -> Future[Outcome]:
+    def tidy(self, copy: str, study: str) -> Future[list[Outcome]]:
+        return self.classify([(copy, study)])
+
+    def give_up(self, instance: str, study: str, reason: str) -> Future[list[Outcome]]:
         assert study == f"study of {instance}"
         self.given_up[instance] = reason
         self.tasks[instance] = Future()
@@ -160,7 +167,7 @@ class World:
             return
         if outcome.state in ("done", "skipped", "failed"):
             self.archive.mark(instance, f'{{"state": "{outcome.state}"}}')
-        self.pool.tasks[instance].set_result(outcome)
+        self.pool.tasks[instance].set_result([outcome])
 
     def counts(self) -> tuple[int, int, int, int]:
         """What is to do now, and what the worklist says of the whole archive."""
@@ -198,7 +205,7 @@ def test_a_mark_is_listed_even_before_its_worker_ends(world: World) -> None:
     world.archive.mark("a", '{"state": "done"}')
     world.tick()
     assert world.counts() == (1, 1, 0, 0)
-    world.pool.tasks["a"].set_result(Outcome("done"))
+    world.pool.tasks["a"].set_result([Outcome("done")])
     world.tick()
     assert world.counts() == (0, 1, 0, 0)
 
@@ -303,7 +310,7 @@ def test_the_position_waits_for_an_image_before_a_copy_that_came_with_it(world: 
     world.archive.manufacturer["b"] = MANUFACTURER
     world.tick()
     assert world.pool.given == ["first", "a", "b"]
-    world.pool.tasks["first"].set_result(Outcome("gone"))
+    world.pool.tasks["first"].set_result([Outcome("gone")])
     world.tick()
     assert world.said["position"] == 1
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from plugin.settings import BadSetting, Connection, Settings
+from plugin.settings import IN_FLIGHT, BadSetting, Connection, Settings
 
 
 def test_defaults_are_valid() -> None:
@@ -65,9 +65,11 @@ def test_a_list_in_a_variable_has_commas() -> None:
         Settings.read({}, {"OUTPUTS": "sr,png"})
 
 
-def test_workers_that_wait_for_servers_are_twice_as_many() -> None:
-    alone = Settings.read({}, {}).workers
-    assert Settings.read({"Servers": ["grpc://a:1", "https://b:8000/v"]}, {}).workers == 2 * alone
+def test_a_worker_that_waits_for_servers_has_several_images_under_way() -> None:
+    alone = Settings.read({}, {})
+    served = Settings.read({"Servers": ["grpc://a:1", "https://b:8000/v"]}, {})
+    assert served.workers == alone.workers
+    assert (alone.in_flight, served.in_flight) == (1, IN_FLIGHT)
     assert Settings.read({"Servers": ["grpc://a:1"], "Workers": 3}, {}).workers == 3
 
 
