@@ -281,6 +281,97 @@ def test_an_image_that_ends_its_worker_is_given_up_and_the_others_go_on(world: W
     assert world.counts() == (0, 1, 0, 1)
 
 
+@pytest.fixture
+def waiting(world: World) -> World:
+    """One whose workers have up to four images under way, since they wait for servers."""
+    world.pool.in_flight = 4
+    return world
+
+
+def arrive(world: World, instances: str) -> None:
+    for instance in instances:
+        world.archive.add(instance)
+    world.tick()
+
+
+def test_what_is_ready_is_shared_out_among_idle_workers(waiting: World) -> None:
+    arrive(waiting, "abc")
+    assert waiting.pool.groups == [["a", "b"], ["c"]]
+    arrive(waiting, "def")
+    assert len(waiting.pool.groups) == 2  # all workers have something to do, and four may come together yet
+    waiting.finish("c", Outcome("done"))
+    waiting.tick()
+    assert waiting.pool.groups[2:] == [["d", "e", "f"]]
+
+
+def test_workers_have_a_full_group_ahead_of_them(waiting: World) -> None:
+    arrive(waiting, "abcdefghijklmnopqrs")
+    assert ["".join(group) for group in waiting.pool.groups] == ["abcd", "efgh", "ijkl", "mnop"]
+
+
+def test_of_a_group_each_image_is_accounted_for(waiting: World) -> None:
+    waiting.pool.workers = 1
+    arrive(waiting, "abcd")
+    for instance, state in (("a", "done"), ("b", "skipped")):
+        waiting.archive.mark(instance, f'{{"state": "{state}"}}')
+    del waiting.archive.modality["c"]
+    outcomes = [Outcome("done", took=7), Outcome("skipped", "a hand"), Outcome("gone"), Outcome("later", "507")]
+    waiting.pool.tasks["a"].set_result(outcomes)
+    waiting.tick()
+    waiting.tick(1)
+    assert waiting.pool.groups == [["a", "b", "c", "d"], ["d"]]
+    assert waiting.counts()[1:] == (1, 1, 0)
+    assert waiting.said["metrics"]['chest_xray_images_total{state="done",reason=""}'] == 1
+    assert "Instance a: done in 7 ms" in waiting.log
+
+
+@pytest.mark.parametrize("problem", [TimeoutError(), RuntimeError("Abnormal termination"), MemoryError()])
+def test_what_ends_a_worker_with_several_is_charged_to_none_until_it_does_so_alone(
+    waiting: World, problem: Exception
+) -> None:
+    waiting.pool.workers = 1
+    arrive(waiting, "abcp")
+    waiting.finish("p", problem)
+    waiting.tick()
+    for good in "abc":
+        waiting.finish(good, Outcome("done"))
+        waiting.tick()
+    for _ in range(3):
+        waiting.finish("p", problem)
+        waiting.tick()
+        waiting.tick(100)
+    waiting.finish("p", Outcome("failed", "crashed"))
+    waiting.tick()
+    assert list(waiting.pool.given_up) == ["p"]
+    assert waiting.pool.given_up["p"].startswith("Given up after 3 tries: ")
+    assert waiting.pool.groups[0] == ["a", "b", "c", "p"]
+    assert waiting.pool.groups[1:] == [[one] for one in "abcppp"]
+    assert waiting.counts() == (0, 3, 0, 1)
+    assert waiting.said["metrics"]["chest_xray_worker_restarts_total"] == 4
+
+
+def test_what_fails_in_company_is_tried_alone(waiting: World) -> None:
+    waiting.pool.workers = 1
+    arrive(waiting, "ab")
+    waiting.archive.mark("a", '{"state": "done"}')
+    waiting.pool.tasks["a"].set_result([Outcome("done"), Outcome("later", "cannot be decoded", alone=True)])
+    arrive(waiting, "c")
+    assert waiting.pool.groups == [["a", "b"], ["b"]]
+    assert "Instance b is tried again alone: cannot be decoded" in waiting.log
+    waiting.finish("b", Outcome("failed", "cannot be decoded"))
+    waiting.tick()
+    assert waiting.pool.groups[2:] == [["c"]]
+    assert waiting.counts() == (1, 1, 0, 1)
+
+
+def test_a_copy_is_in_no_group(waiting: World) -> None:
+    waiting.pool.workers = 1
+    waiting.archive.add("copy", "SR")
+    waiting.archive.manufacturer["copy"] = MANUFACTURER
+    arrive(waiting, "abcd")
+    assert waiting.pool.groups == [["copy"], ["a", "b", "c", "d"]]
+
+
 def test_a_pool_that_broke_is_no_fault_of_the_image(world: World) -> None:
     world.archive.add("a")
     world.tick()
