@@ -10,12 +10,12 @@ import asyncio
 from pathlib import Path
 
 from mlserver.types import InferenceRequest, InferenceResponse
-from mlserver_model import OnnxModel
+from mlserver_model import OnnxModel  # type: ignore[import-not-found]  # nor is MLServer, where types are checked
 
 UNDER_WAY = Path(__file__).with_name("under-way")
 
 
-class CountingModel(OnnxModel):  # type: ignore[misc]  # neither is here where types are checked
+class CountingModel(OnnxModel):  # type: ignore[misc]
     """Wants MLServer without parallel workers, where all requests are in one process."""
 
     under_way = 0
