@@ -59,8 +59,8 @@ PEAK = 0.15
 
 RESULTS, PAGE = ROOT / "bench/RESULTS.md", ROOT / "docs/sizing.md"
 
-PARTS = ("Orthanc", "dispatcher", "workers", "inference server", "sum", "in a worker")
-"""Of what an image costs, in milliseconds: the processor's in each part's processes, and how long a worker has it."""
+PARTS = ("Orthanc", "dispatcher", "workers", "inference server")
+"""Whose processes use the processor for an image."""
 
 LOCAL = "local engine"
 
@@ -74,8 +74,8 @@ BUSY = 0.6
 def processor_time(folder: Path, images: int = 40, side: int = 2048) -> Iterator[str]:
     """What an image costs in each process, with the local engine and with a server."""
     files = [to_bytes(radiograph(seed, rows=side, columns=side)) for seed in range(images)]
-    yield f"| {side}x{side} raw, {images} images | {' | '.join(PARTS)} |"
-    yield "|---" * (1 + len(PARTS)) + "|"
+    yield f"| {side}x{side} raw, {images} images | {' | '.join(PARTS)} | sum |"
+    yield "|---" * (2 + len(PARTS)) + "|"
     with Pacs(folder / "local") as pacs:
         yield _row(LOCAL, _spent(pacs, None, files))
     if not MLSERVER.exists() or not find_spec("tritonclient"):
@@ -95,18 +95,17 @@ def _spent(pacs: Pacs, server: InferenceServer | None, files: Sequence[bytes]) -
     pacs.wait_until_ready()
     _done(pacs, list(islice(_small(10_000), 24)))  # each thread of a worker connects when it is used first
     before = _seconds(pacs, server)
-    results = _done(pacs, files)
+    _done(pacs, files)
     after = _seconds(pacs, server)
-    parts = [1000 * (after[part] - before[part]) / len(files) for part in PARTS[:4]]
-    return *parts, sum(parts), statistics.mean(sum(one["milliseconds"].values()) for one in results)
+    return [1000 * (after[part] - before[part]) / len(files) for part in PARTS]
 
 
-def _done(pacs: Pacs, files: Sequence[bytes]) -> list[dict[str, Any]]:
-    """The results of a pile of images."""
-    instances = [pacs.upload(file) for file in files]
+def _done(pacs: Pacs, files: Sequence[bytes]) -> None:
+    """Have a pile of images classified."""
+    for file in files:
+        pacs.upload(file)
     while pacs.get("/chest-xray/status")["pending"]:
         time.sleep(0.5)  # asking more often would be measured too
-    return [pacs.result(instance) for instance in instances]
 
 
 def _seconds(pacs: Pacs, server: InferenceServer | None) -> dict[str, float]:
@@ -123,15 +122,14 @@ def _seconds(pacs: Pacs, server: InferenceServer | None) -> dict[str, float]:
 
 
 def _row(name: str, cells: Sequence[float]) -> str:
-    return f"| {name} | " + " | ".join(f"{cell:.0f}" for cell in cells) + " |"
+    whole = [round(cell) for cell in cells]
+    return f"| {name} | " + " | ".join(map(str, (*whole, sum(whole)))) + " |"
 
 
 def rates(results: str) -> dict[str, dict[str, int]]:
-    """What `processor_time` has written there: by engine and part, in milliseconds."""
-    found = {}
-    for name, cells in re.findall(rf"^\| ({LOCAL}|MLServer over \w+) ((?:\| \d+ ){{{len(PARTS)}}})\|$", results, re.M):
-        found[name] = dict(zip(PARTS, map(int, re.findall(r"\d+", cells)), strict=True))
-    return found
+    """What `processor_time` has written there: milliseconds by engine and part, without the sum."""
+    rows = re.findall(rf"^\| ({LOCAL}|MLServer over \w+) \| ([\d |]+) \|$", results, re.M)
+    return {name: dict(zip(PARTS, map(int, cells.split(" | ")[:-1]), strict=True)) for name, cells in rows}
 
 
 # Engines
@@ -265,15 +263,15 @@ def page(text: str, results: str) -> str:
 
 def costs(found: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
     """What one image costs."""
-    yield f"| milliseconds | {' | '.join(PARTS)} |"
-    yield "|---" * (1 + len(PARTS)) + "|"
+    yield f"| milliseconds | {' | '.join(PARTS)} | sum |"
+    yield "|---" * (2 + len(PARTS)) + "|"
     for name, parts in found.items():
         yield _row(name, list(parts.values()))
 
 
 def deployments(found: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
     """How long images wait in the busiest hour of a day, in deployments of five sizes; simulated."""
-    service = found[LOCAL]["in a worker"] / 1000
+    service = _cost(found)
     yield "| images a day | a second, busiest hour | workers | busy | waited, mean (95 %) | ten minutes' outage |"
     yield "|---|---|---|---|---|---|"
     for _, images, *_ in SIZES:
@@ -283,7 +281,13 @@ def deployments(found: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
         waits = _ms([visit.waited for visit in simulate(failing, poisson(rate, 40_000))])
         busy = rate * service / workers
         made_up = 10 * busy / (1 - busy)  # what came in meanwhile, by what is left of the workers' time
-        yield f"| {images:,} | {rate:.2g} | {workers} | {busy:.0%} | {waits} | made up in {made_up:.0f} min |"
+        outage = f"made up in {made_up:.0f} min" if made_up >= 1 else "made up at once"
+        yield f"| {images:,} | {rate:.2g} | {workers} | {100 * busy:.0f} % | {waits} | {outage} |"
+
+
+def _cost(found: Mapping[str, Mapping[str, int]]) -> float:
+    """Seconds of one core that an image costs; a worker has it for no longer, where there are cores enough."""
+    return sum(found[LOCAL].values()) / 1000
 
 
 def _workers(rate: float, service: float) -> int:
@@ -296,15 +300,14 @@ def _exponential(mean: float, rng: random.Random) -> float:
 
 def sizes(found: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
     """What the sizes need, with the local engine and all on the same machines."""
-    cost = found[LOCAL]
+    service = _cost(found)
     yield "| | images a day | Orthancs | cores, all included | workers | inference servers | reports | images |"
     yield "|---|---|---|---|---|---|---|---|"
     for name, images, orthancs, inference in SIZES:
         rate = images * PEAK / 3600
-        cores = math.ceil(rate * cost["sum"] / 1000 / BUSY)
-        workers = _workers(rate, cost["in a worker"] / 1000)
+        cores = math.ceil(rate * service / BUSY)
         stored = " | ".join(_bytes(365 * images * size) for size in (REPORT, IMAGE))
-        yield f"| {name} | {images:,} | {orthancs} | {cores} | {workers} | {inference} | {stored} |"
+        yield f"| {name} | {images:,} | {orthancs} | {cores} | {_workers(rate, service)} | {inference} | {stored} |"
 
 
 def _bytes(amount: float) -> str:
