@@ -65,7 +65,9 @@ def begin(connection: Connection, settings: Settings, model_path: Path, engine: 
     # A process has no other place for what its tasks share.
     global _archive, _server, _settings, _model_path, _engine, _threads
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for Orthanc, which ends us in its own time
-    warnings.simplefilter("ignore")  # pydicom's quote what stands in the file, and they would go to Orthanc's log
+    # pydicom's quote what stands in the file, and they would go to Orthanc's log. Threads may leave `catch_warnings` in
+    # another order than they entered it, and then another list of filters than this one stays; but each begins with it.
+    warnings.simplefilter("ignore")
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash would leave somebody's radiograph on the disk
@@ -113,7 +115,7 @@ def _in_company(image: tuple[str, str]) -> Outcome:
     try:
         return _tried(lambda: _claimed(*image, alone=False))
     except Exception as problem:
-        return Outcome("later", f"{type(problem).__name__}: {problem}", alone=True)
+        return Outcome("later", str(problem) or type(problem).__name__, alone=True)
 
 
 def _tried(task: Callable[[], Outcome]) -> Outcome:
