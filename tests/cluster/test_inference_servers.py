@@ -206,6 +206,7 @@ def test_triton_puts_requests_together_and_takes_numbers_as_bytes(
             each = [servers.load(prepared_model, [address], fallback=False) for _ in range(4)]
             found = callers.map(lambda served: list(map(served, images[:10])), each)
             assert all(answer.scores == expected for answers in found for answer in answers)
+    each[0](images[0])  # in this thread, which has a connection of its own
     assert each[0].servers[0].client._binary  # type: ignore[union-attr]
     statistics = requests.get(f"{triton.http}/v2/models/{prepared_model.stem}/stats", timeout=10).json()
     sizes = {one["batch_size"] for one in statistics["model_stats"][0]["batch_stats"]}
