@@ -6,12 +6,16 @@ import os
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from bench import one_image, whole_system
-
-RESULTS = Path(__file__).parent / "RESULTS.md"
+from bench import one_image, sizing, whole_system
 
 REMARKS = Path(__file__).parent / "where_the_time_goes.md"
+
+COSTS = """## What one image costs
+
+Milliseconds of one core in the processes of each part, for a pile of images, on which
+[docs/sizing.md](../docs/sizing.md) builds. Other programs on the machine change it little."""
 
 
 def machine() -> str:
@@ -26,10 +30,12 @@ def machine() -> str:
 
 
 def main() -> None:
-    """Both parts; the first has the machine to itself while it runs."""
+    """All parts; each has the machine to itself while it runs."""
     threads = os.cpu_count() or 1
     pixels = one_image.table(one_image.run(threads, repeats=7))
     system = "\n".join(f"| {what} | {value} |" for what, value in whole_system.measure())
+    with TemporaryDirectory() as folder:
+        costs = "\n".join(sizing.processor_time(Path(folder)))
     text = f"""# Measurements
 
 Made by `make bench` on {datetime.now(UTC):%Y-%m-%d}: {machine()}. Other machines give other times; trust the ratios.
@@ -49,9 +55,15 @@ and also marks it as done. Same files, same weights, same Orthanc (without the p
 |---|---|
 {system}
 
+{COSTS}
+
+{costs}
+
 {REMARKS.read_text()}"""
-    RESULTS.write_text(text)
+    sizing.RESULTS.write_text(text)
     print(text)
+    for line in sizing.write_page(sizing.PAGE.parent):
+        print(line)
 
 
 if __name__ == "__main__":

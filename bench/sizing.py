@@ -1,6 +1,10 @@
 """What docs/sizing.md is made of: each part's processor time for an image, what a report takes on disk, and waiting.
 
-    python -m bench.sizing [processor] [engines] [storage] [waiting] [deployments]     prints Markdown
+    python -m bench.sizing [processor] [engines] [storage] [waiting]     measures, and prints Markdown
+    python -m bench.sizing page                                          writes the page's tables anew
+
+`make bench` does the first and the last of these, and keeps what it measures in bench/RESULTS.md. The page's tables
+follow from the rates that stand there.
 
 Processor times depend little on what else the machine does. Waiting depends on nothing more: so the simulation gets the
 very arrivals and times in a worker that were measured, and what it is asked is how long each image waits.
@@ -11,13 +15,17 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import random
+import re
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
-from itertools import chain, pairwise
+from functools import partial
+from importlib.util import find_spec
+from itertools import chain, islice, pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -34,14 +42,27 @@ from tests.pacs import Pacs
 SHARES = (0.3, 0.6, 0.9)
 """Of the rate at which the real system did a pile of images, in the same run."""
 
-SIZES = (50, 1_000, 10_000, 100_000, 1_000_000)
-"""Images a day: a clinic, a hospital, a group of them, a region, a nation."""
+SIZES = (
+    ("a clinic", 50, "1", "none"),
+    ("a hospital", 1_000, "1", "none"),
+    ("a group of hospitals", 10_000, "1", "none"),
+    ("a region", 100_000, "2 on one PostgreSQL", "none"),
+    ("a nation", 1_000_000, "4 on one PostgreSQL", "none, or one with a GPU"),
+)
+"""Whose images, how many a day, and what is chosen for reasons other than rates: Orthancs and inference servers."""
+
+REPORT, IMAGE = 70_000, 8_400_000
+"""Bytes that an image's report and index entries take (`storage`), and a raw image of 2048x2048."""
 
 PEAK = 0.15
 """The share of a day's images that come in its busiest hour."""
 
-SERVICE = 0.118
-"""Seconds that an image of 2048x2048 takes a worker, on two busy cores (bench/RESULTS.md)."""
+RESULTS, PAGE = ROOT / "bench/RESULTS.md", ROOT / "docs/sizing.md"
+
+PARTS = ("Orthanc", "dispatcher", "workers", "inference server")
+"""Whose processes use the processor for an image."""
+
+LOCAL = "local engine"
 
 BUSY = 0.6
 """The share of their time that workers are to be busy at most in that hour."""
@@ -51,51 +72,64 @@ BUSY = 0.6
 
 
 def processor_time(folder: Path, images: int = 40, side: int = 2048) -> Iterator[str]:
-    """Seconds of one core that an image takes in each process, with the local engine and with a server."""
+    """What an image costs in each process, with the local engine and with a server."""
     files = [to_bytes(radiograph(seed, rows=side, columns=side)) for seed in range(images)]
-    yield f"Milliseconds of one core for each image ({side}x{side} raw, {images} images):\n"
-    yield "| | Orthanc | dispatcher | workers | inference server | sum |"
-    yield "|---|---|---|---|---|---|"
+    yield f"| {side}x{side} raw, {images} images | {' | '.join(PARTS)} | sum |"
+    yield "|---" * (2 + len(PARTS)) + "|"
     with Pacs(folder / "local") as pacs:
-        yield _row("local engine", _spent(pacs, None, files))
-    if MLSERVER.exists():
-        model = weights.prepare(weights.STAND_IN, "", ROOT / "build/models")
-        model_repository.write(model, folder / "repository")
-        with MLServer(folder / "repository", workers=2) as server:
-            for protocol in ("grpc", "http"):
-                options = {"ChestXRay": {"Servers": [getattr(server, protocol)]}}
-                with Pacs(folder / protocol, options) as pacs:
-                    yield _row(f"MLServer over {protocol}", _spent(pacs, server, files))
+        yield _row(LOCAL, _spent(pacs, None, files))
+    if not MLSERVER.exists() or not find_spec("tritonclient"):
+        yield "\nnot measured: MLServer, which `make test-cluster` installs."
+        return
+    model = weights.prepare(weights.STAND_IN, "", ROOT / "build/models")
+    model_repository.write(model, folder / "repository")
+    with MLServer(folder / "repository", workers=2) as server:
+        for protocol, name in (("grpc", "gRPC"), ("http", "HTTP")):
+            options = {"ChestXRay": {"Servers": [getattr(server, protocol)]}}
+            with Pacs(folder / protocol, options) as pacs:
+                yield _row(f"MLServer over {name}", _spent(pacs, server, files))
 
 
-def _spent(pacs: Pacs, server: InferenceServer | None, files: Sequence[bytes]) -> Mapping[str, float]:
+def _spent(pacs: Pacs, server: InferenceServer | None, files: Sequence[bytes]) -> Sequence[float]:
+    """Milliseconds, in the order of `PARTS`."""
     pacs.wait_until_ready()
-    pacs.result(pacs.upload(to_bytes(radiograph(10_000))))
+    _done(pacs, list(islice(_small(10_000), 24)))  # each thread of a worker connects when it is used first
     before = _seconds(pacs, server)
+    _done(pacs, files)
+    after = _seconds(pacs, server)
+    return [1000 * (after[part] - before[part]) / len(files) for part in PARTS]
+
+
+def _done(pacs: Pacs, files: Sequence[bytes]) -> None:
+    """Have a pile of images classified."""
     for file in files:
         pacs.upload(file)
     while pacs.get("/chest-xray/status")["pending"]:
         time.sleep(0.5)  # asking more often would be measured too
-    after = _seconds(pacs, server)
-    return {part: 1000 * (after[part] - before[part]) / len(files) for part in after}
 
 
 def _seconds(pacs: Pacs, server: InferenceServer | None) -> dict[str, float]:
     """What each part's processes have used so far."""
-    spent = {"server": 0.0}
+    spent = {"inference server": 0.0}
     dispatcher, *workers = pacs.family()
     parts = [("Orthanc", [pacs.orthanc()]), ("dispatcher", [dispatcher]), ("workers", workers)]
     if server:
-        parts.append(("server", server.family()))
+        parts.append(("inference server", server.family()))
     for part, processes in parts:
         times = [one.cpu_times() for one in processes]
         spent[part] = sum(one.user + one.system for one in times)
     return spent
 
 
-def _row(name: str, spent: Mapping[str, float]) -> str:
-    cells = [spent[part] for part in ("Orthanc", "dispatcher", "workers", "server")]
-    return f"| {name} | " + " | ".join(f"{cell:.0f}" for cell in (*cells, sum(cells))) + " |"
+def _row(name: str, cells: Sequence[float]) -> str:
+    whole = [round(cell) for cell in cells]
+    return f"| {name} | " + " | ".join(map(str, (*whole, sum(whole)))) + " |"
+
+
+def rates(results: str) -> dict[str, dict[str, int]]:
+    """What `processor_time` has written there: milliseconds by engine and part, without the sum."""
+    rows = re.findall(rf"^\| ({LOCAL}|MLServer over \w+) \| ([\d |]+) \|$", results, re.M)
+    return {name: dict(zip(PARTS, map(int, cells.split(" | ")[:-1]), strict=True)) for name, cells in rows}
 
 
 # Engines
@@ -214,23 +248,80 @@ def _ms(seconds: Sequence[float]) -> str:
     return f"{1000 * mean:.0f} ({1000 * most:.0f}) ms"
 
 
-# Deployments
+# The page
 
 
-def deployments(_folder: Path) -> Iterator[str]:
+def page(text: str, results: str) -> str:
+    """docs/sizing.md with its tables as they follow from the rates in bench/RESULTS.md."""
+    found = rates(results)
+    for name, table in {"costs": costs, "deployments": deployments, "sizes": sizes}.items():
+        mark = f"<!-- {name}: made by bench.sizing from the rates in bench/RESULTS.md -->"
+        before, rest = text.split(mark)
+        text = "\n".join([before + mark, *table(found), "<!-- end -->" + rest.split("<!-- end -->", 1)[1]])
+    return text
+
+
+def costs(found: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    """What one image costs."""
+    yield f"| milliseconds | {' | '.join(PARTS)} | sum |"
+    yield "|---" * (2 + len(PARTS)) + "|"
+    for name, parts in found.items():
+        yield _row(name, list(parts.values()))
+
+
+def deployments(found: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
     """How long images wait in the busiest hour of a day, in deployments of five sizes; simulated."""
-    yield f"Busiest hour: {PEAK:.0%} of the day's images; {1000 * SERVICE:.0f} ms in a worker on average, exponential."
-    yield "A worker dies at every 10,000th image and is back after 5 s.\n"
-    yield "| images a day | a second | workers | busy | waited, mean (95 %) | ten minutes' outage is made up for in |"
+    service = _cost(found)
+    yield "| images a day | a second, busiest hour | workers | busy | waited, mean (95 %) | ten minutes' outage |"
     yield "|---|---|---|---|---|---|"
-    for images in SIZES:
+    for _, images, *_ in SIZES:
         rate = images * PEAK / 3600
-        workers = max(2, math.ceil(rate * SERVICE / BUSY))
-        deployment = Deployment(workers, lambda rng: rng.expovariate(1 / SERVICE), Failures(10_000 * SERVICE, 5))
-        waits = _ms([visit.waited for visit in simulate(deployment, poisson(rate, 40_000))])
-        busy = rate * SERVICE / workers
+        workers = _workers(rate, service)
+        failing = Deployment(workers, partial(_exponential, service), Failures(10_000 * service, 5))
+        waits = _ms([visit.waited for visit in simulate(failing, poisson(rate, 40_000))])
+        busy = rate * service / workers
         made_up = 10 * busy / (1 - busy)  # what came in meanwhile, by what is left of the workers' time
-        yield f"| {images:,} | {rate:.3g} | {workers} | {busy:.0%} | {waits} | {made_up:.0f} min |"
+        outage = f"made up in {made_up:.0f} min" if made_up >= 1 else "made up at once"
+        yield f"| {images:,} | {rate:.2g} | {workers} | {100 * busy:.0f} % | {waits} | {outage} |"
+
+
+def _cost(found: Mapping[str, Mapping[str, int]]) -> float:
+    """Seconds of one core that an image costs; a worker has it for no longer, where there are cores enough."""
+    return sum(found[LOCAL].values()) / 1000
+
+
+def _workers(rate: float, service: float) -> int:
+    return max(2, math.ceil(rate * service / BUSY))
+
+
+def _exponential(mean: float, rng: random.Random) -> float:
+    return rng.expovariate(1 / mean)
+
+
+def sizes(found: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    """What the sizes need, with the local engine and all on the same machines."""
+    service = _cost(found)
+    yield "| | images a day | Orthancs | cores, all included | workers | inference servers | reports | images |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for name, images, orthancs, inference in SIZES:
+        rate = images * PEAK / 3600
+        cores = math.ceil(rate * service / BUSY)
+        stored = " | ".join(_bytes(365 * images * size) for size in (REPORT, IMAGE))
+        yield f"| {name} | {images:,} | {orthancs} | {cores} | {_workers(rate, service)} | {inference} | {stored} |"
+
+
+def _bytes(amount: float) -> str:
+    for unit in ("GB", "TB", "PB"):
+        amount /= 1e9 if unit == "GB" else 1000
+        if amount < 1000:
+            break
+    return f"{float(f'{amount:.2g}'):g} {unit}"
+
+
+def write_page(_folder: Path) -> Iterator[str]:
+    """Write docs/sizing.md anew."""
+    PAGE.write_text(page(PAGE.read_text(), RESULTS.read_text()))
+    yield f"The tables of {PAGE} follow from {RESULTS}."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -240,7 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "engines": engines,
         "storage": storage,
         "waiting": waiting,
-        "deployments": deployments,
+        "page": write_page,
     }
     parser = argparse.ArgumentParser(prog="python -m bench.sizing", description=__doc__.split("\n\n")[0])
     parser.add_argument("parts", nargs="*", choices=[*parts, []], help="default: all")

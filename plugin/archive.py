@@ -24,7 +24,7 @@ from plugin.marks import (
     mark_in,
     may_be_document,
 )
-from plugin.settings import Connection
+from plugin.settings import IN_FLIGHT, Connection
 
 TIMEOUT = Timeout(connect=5, read=120)  # seconds; reading: between two bytes of an answer
 DECODING = 4752  # the metadata that stands while Orthanc is decoding an image for us
@@ -101,7 +101,7 @@ class Stored(NamedTuple):
 
 
 class Archive:
-    """A client for one Orthanc, with its own persistent connection; one for each process.
+    """A client for one Orthanc, with persistent connections of its own, one for each thread; one for each process.
 
     Every method raises `ArchiveUnavailable` where a later try may succeed.
     """
@@ -120,7 +120,7 @@ class Archive:
         trust = connection.trust()
         # urllib3 looks at the certificate's name by itself as well, unless it is told not to.
         secure: dict[str, Any] = {"ssl_context": trust, "assert_hostname": False} if trust else {}
-        self._pool = PoolManager(timeout=TIMEOUT, retries=retries, **secure)
+        self._pool = PoolManager(maxsize=IN_FLIGHT, timeout=TIMEOUT, retries=retries, **secure)
 
     def _ask(self, method: str, path: str, **arguments: Any) -> BaseHTTPResponse:
         headers = self._headers | arguments.pop("headers", {})

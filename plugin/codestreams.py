@@ -6,6 +6,7 @@ import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock, get_ident
 from typing import Any
 
 import imagecodecs
@@ -14,6 +15,10 @@ import numpy.typing as npt
 from pydicom.uid import UID
 
 Array = npt.NDArray[Any]
+
+
+STRICT = Lock()
+"""For `_strict`, which puts a hook of its own where the whole process has one."""
 
 
 class UnreadablePixels(ValueError):
@@ -58,7 +63,7 @@ def decode(frame: bytes, syntax: UID, bits_allocated: int, threads: int) -> Arra
             case "4.90" | "4.91":
                 return imagecodecs.jpeg2k_decode(_complete(frame), numthreads=threads)
             case "4.201" | "4.202":
-                with _strict():
+                with STRICT, _strict():
                     return imagecodecs.htj2k_decode(_complete(frame))
             case "4.203":
                 # OpenJPEG, as pydicom: OpenJPH is faster but rounds lossy images differently.
@@ -79,8 +84,15 @@ def decode(frame: bytes, syntax: UID, bits_allocated: int, threads: int) -> Arra
 def _strict() -> Iterator[None]:
     """Raise what imagecodecs prints and ignores: OpenJPH's error in an image of which it returns a part."""
     ignored: list[BaseException] = []
-    hook = sys.unraisablehook
-    sys.unraisablehook = lambda unraisable: ignored.append(unraisable.exc_value or RuntimeError("OpenJPH failed"))
+    hook, thread = sys.unraisablehook, get_ident()
+
+    def keep(unraisable: sys.UnraisableHookArgs) -> None:
+        if get_ident() == thread:
+            ignored.append(unraisable.exc_value or RuntimeError("OpenJPH failed"))
+        else:
+            hook(unraisable)
+
+    sys.unraisablehook = keep
     try:
         yield
     finally:

@@ -10,9 +10,10 @@ therefore serves a new arrival, a restart after a crash and a wish to classify a
 from __future__ import annotations
 
 import heapq
+import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ SOON = 0.1  # seconds from a task's end to the look at what it wrote there: one 
 LONGEST_PAUSE = 300.0  # seconds between two tries of something that is not the image's fault
 MOVING = 2.0  # seconds in which Orthanc removes what it has copied, if it is to be moved
 ELSEWHERE = 2.0  # seconds between two looks at what another server works on
-AHEAD = 2  # tasks given to the pool for each worker, so that none waits for the next
+AHEAD = 2  # groups of tasks given to the pool for each worker, so that none waits for the next
 GRACE = 30.0  # seconds beside its time limit that a task may take: to end a process that hangs, to start another one
 PAGE = 200  # series looked at in one round, when the past is gone through
 
@@ -40,28 +41,32 @@ class Pool(Protocol):
     """What does the work; `plugin.pool` in production."""
 
     workers: int
+    in_flight: int
     time_limit: float
 
     def problem(self) -> str:
         """A sentence if nothing can be classified at present, else ''."""
         ...
 
-    def classify(self, instance: str, study: str) -> Future[Outcome]:
-        """Start one task."""
+    def classify(self, images: Sequence[tuple[str, str]]) -> Future[list[Outcome]]:
+        """Have one worker classify these, at most `in_flight`, at the same time."""
         ...
 
-    def tidy(self, guest: str, study: str) -> Future[Outcome]:
+    def tidy(self, guest: str, study: str) -> Future[list[Outcome]]:
         """Look at a document of ours that others brought, which may not stay."""
         ...
 
-    def give_up(self, instance: str, study: str, reason: str) -> Future[Outcome]:
+    def give_up(self, instance: str, study: str, reason: str) -> Future[list[Outcome]]:
         """Mark an image as `failed` that cannot be classified."""
         ...
 
 
 @dataclass(order=True)
 class Task:
-    """An instance to do: an image, or a guest. Arrivals go before the past, and each in its order."""
+    """An instance to do: an image, or a guest. Arrivals go before the past, and each in its order.
+
+    `alone`: an image that had its chance in a group.
+    """
 
     past: bool
     order: int
@@ -71,6 +76,12 @@ class Task:
     given: float = field(default=0.0, compare=False)
     crashes: int = field(default=0, compare=False)
     pauses: int = field(default=0, compare=False)
+    alone: bool = field(default=False, compare=False)
+
+    @property
+    def by_itself(self) -> bool:
+        """Whether it goes to a worker without others."""
+        return self.guest or self.alone
 
 
 @dataclass
@@ -115,7 +126,7 @@ class Dispatcher:
         self._log = ChangeLog(archive, since, shared)
         self._ready: list[Task] = []
         self._waiting: list[tuple[float, Task]] = []
-        self._running: dict[Future[Outcome], Task] = {}
+        self._running: dict[Future[list[Outcome]], list[Task]] = {}
         self._arrivals: OrderedDict[str, int] = OrderedDict()  # unfinished, with their place in the log
         self._past: set[str] = set()  # unfinished, from a backfill
         self._received: dict[str, float] = {}  # of the unfinished arrivals, in seconds since 1970
@@ -155,7 +166,7 @@ class Dispatcher:
         That happens where a process is killed in the very moment in which it takes a task or hands its result over.
         """
         longest = AHEAD * (self._pool.time_limit + GRACE)
-        return any(now > task.given + longest for task in self._running.values())
+        return any(now > task.given + longest for group in self._running.values() for task in group)
 
     def want(self, instances: Iterable[str], now: float = 0.0) -> None:
         """Queue those of these instances that are ours and bear no mark."""
@@ -190,7 +201,7 @@ class Dispatcher:
 
     def _look_back(self) -> bool:
         """Queue a page of the past, if there is one and little else to do; whether to come again at once."""
-        if self._dates is None or len(self._past) > AHEAD * self._pool.workers:
+        if self._dates is None or len(self._past) > AHEAD * self._pool.workers * self._pool.in_flight:
             return False
         if not self._backfill:
             series = self._archive.radiographs(self._dates)
@@ -239,18 +250,37 @@ class Dispatcher:
     def _start(self, now: float) -> None:
         while self._waiting and self._waiting[0][0] <= now:
             heapq.heappush(self._ready, heapq.heappop(self._waiting)[1])
-        room = AHEAD * self._pool.workers - len(self._running)
-        while self._ready and room > 0 and not self._pool.problem():
-            task = heapq.heappop(self._ready)
-            task.given = now
-            do = self._pool.tidy if task.guest else self._pool.classify
-            self._running[do(task.instance, task.study)] = task
-            room -= 1
+        while len(self._running) < AHEAD * self._pool.workers and not self._pool.problem():
+            group = self._next_group()
+            if not group:
+                return
+            for task in group:
+                task.given = now
+            self._running[self._give(group)] = group
 
-    def _finish(self, task: Task, future: Future[Outcome], now: float) -> None:
-        outcome = self._outcome(task, future)
-        if not outcome:
-            return
+    def _next_group(self) -> list[Task]:
+        """What one worker is to do at once: a share of what is ready, or, while all are busy, only a full group."""
+        idle, most = self._pool.workers - len(self._running), self._pool.in_flight
+        if not self._ready or (idle <= 0 and len(self._ready) < most):
+            return []
+        size = min(most, math.ceil(len(self._ready) / idle)) if idle > 0 else most
+        group = [heapq.heappop(self._ready)]
+        while len(group) < size and self._ready and not (group[0].by_itself or self._ready[0].by_itself):
+            group.append(heapq.heappop(self._ready))
+        return group
+
+    def _give(self, group: list[Task]) -> Future[list[Outcome]]:
+        first = group[0]
+        if first.guest:
+            return self._pool.tidy(first.instance, first.study)
+        return self._pool.classify([(task.instance, task.study) for task in group])
+
+    def _finish(self, group: list[Task], future: Future[list[Outcome]], now: float) -> None:
+        for task, outcome in zip(group, self._outcomes(group, future), strict=True):
+            if outcome:
+                self._account(task, outcome, now)
+
+    def _account(self, task: Task, outcome: Outcome, now: float) -> None:
         if outcome.state == "later":
             self._again(task, outcome, now)
             return
@@ -275,27 +305,32 @@ class Dispatcher:
         # Nothing to warn of, as a rule; but Orthanc's log has nothing below a warning, unless it is asked for more.
         self._say("warning", f"Instance {task.instance}: {outcome.state} in {outcome.took} ms{reason}")
 
-    def _outcome(self, task: Task, future: Future[Outcome]) -> Outcome | None:
-        """What the worker said, or, if it died or hung, what is to happen next; None if it is given up just now."""
+    def _outcomes(self, group: list[Task], future: Future[list[Outcome]]) -> list[Outcome | None]:
+        """What the worker said, or, if it died or hung, what is to happen next; None if one is given up just now."""
         try:
-            return future.result()
+            return [*future.result()]
         except BrokenProcessPool as problem:
             self._metrics.lost_worker()
-            return Outcome("later", str(problem), model_unavailable=True)
+            return [Outcome("later", str(problem), model_unavailable=True)] * len(group)
         except TimeoutError:
             reason = "it took longer than the time limit"
         except MemoryError:
             reason = "it took more memory than the limit"
         except Exception as problem:  # a lost process, or a fault of ours
             reason = f"its worker ended ({type(problem).__name__}: {problem})"
-        task.crashes += 1
         self._metrics.lost_worker()
+        if len(group) > 1:  # nobody knows which of them it was
+            return [Outcome("later", reason, alone=True)] * len(group)
+        return [self._crashed(group[0], reason)]
+
+    def _crashed(self, task: Task, reason: str) -> Outcome | None:
+        task.crashes += 1
         if task.crashes < self._attempts:
             return Outcome("later", reason)
         if task.guest:
             return Outcome("failed", reason)
         reason = f"Given up after {task.crashes} tries: {reason}"
-        self._running[self._pool.give_up(task.instance, task.study, reason)] = task
+        self._running[self._pool.give_up(task.instance, task.study, reason)] = [task]
         return None
 
     def _again(self, task: Task, outcome: Outcome, now: float) -> None:
@@ -304,6 +339,11 @@ class Dispatcher:
             return
         if outcome.elsewhere:
             heapq.heappush(self._waiting, (now + ELSEWHERE, task))
+            return
+        if outcome.alone:
+            task.alone = True
+            heapq.heappush(self._ready, task)
+            self._say("warning", f"Instance {task.instance} is tried again alone: {outcome.reason}")
             return
         pause = min(2.0**task.pauses, LONGEST_PAUSE)
         task.pauses += 1

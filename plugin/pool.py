@@ -9,7 +9,7 @@ import multiprocessing
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -33,7 +33,8 @@ class WorkerPool:
 
     def __init__(self, connection: Connection, settings: Settings, changed: Callable[[], None]) -> None:
         """Begin to prepare the model; `problem` tells how far that is."""
-        self.workers, self.time_limit = settings.workers, float(settings.TimeLimit)
+        self.workers, self.in_flight = settings.workers, settings.in_flight
+        self.time_limit = float(settings.TimeLimit)
         self._connection, self._settings, self._changed = connection, settings, changed
         self._pool: ProcessPool | None = None
         self._engine: subprocess.Popen[str] | None = None
@@ -49,22 +50,22 @@ class WorkerPool:
         """A sentence if nothing can be classified at present, else ''."""
         return self._problem
 
-    def classify(self, instance: str, study: str) -> Future[Outcome]:
+    def classify(self, images: Sequence[tuple[str, str]]) -> Future[list[Outcome]]:
         """Start one task; its result is `worker.classify`'s, or the exception that ended its worker.
 
         `BrokenProcessPool` is no fault of the task's: all processes are started again then, and `problem` says so.
         """
-        return self._give(worker.classify, instance, study)
+        return self._give(worker.classify, *images)
 
-    def tidy(self, guest: str, study: str) -> Future[Outcome]:
+    def tidy(self, guest: str, study: str) -> Future[list[Outcome]]:
         """Have a document looked at that others brought; the result is `worker.tidy`'s."""
         return self._give(worker.tidy, guest, study)
 
-    def give_up(self, instance: str, study: str, reason: str) -> Future[Outcome]:
+    def give_up(self, instance: str, study: str, reason: str) -> Future[list[Outcome]]:
         """Have an image that ended its workers marked as `failed`; the result is `worker.give_up`'s."""
         return self._give(worker.give_up, instance, study, reason)
 
-    def _give(self, task: Callable[..., Outcome], *arguments: str) -> Future[Outcome]:
+    def _give(self, task: Callable[..., list[Outcome]], *arguments: object) -> Future[list[Outcome]]:
         try:
             future = self._submit(task, *arguments)
         except RuntimeError as broken:  # a process was killed while it had nothing to do, and pebble gave up
@@ -90,18 +91,19 @@ class WorkerPool:
             self._pool.join(timeout=2)
             self._pool = None
 
-    def _submit(self, task: Callable[..., Outcome], *arguments: str) -> Future[Outcome]:
+    def _submit(self, task: Callable[..., list[Outcome]], *arguments: object) -> Future[list[Outcome]]:
         assert self._pool, "no task is given out before the model is ready"  # noqa: S101
-        future: Future[Outcome] = self._pool.schedule(task, args=arguments, timeout=self._settings.TimeLimit)
+        future: Future[list[Outcome]] = self._pool.schedule(task, args=arguments, timeout=self._settings.TimeLimit)
         return future
 
-    def _notice(self, future: Future[Outcome]) -> None:
+    def _notice(self, future: Future[list[Outcome]]) -> None:
         ended = future.exception()
+        without = [] if ended else [one for one in future.result() if one.model_unavailable]
         if isinstance(ended, BrokenProcessPool):
             self._problem = "The worker processes have ended; they are started again"
             self._doubt.set()
-        elif not ended and future.result().model_unavailable:
-            self._problem = future.result().reason
+        elif without:
+            self._problem = without[0].reason
             self._doubt.set()
         self._changed()
 
@@ -139,7 +141,7 @@ class WorkerPool:
             )
         try:
             first, *_ = [self._submit(worker.ready) for _ in range(self.workers)]
-            return first.result().reason
+            return first.result()[0].reason
         except Exception as problem:  # whatever keeps a fresh process from loading its libraries
             return f"A worker process cannot start ({type(problem).__name__}: {problem})"
 

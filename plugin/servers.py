@@ -4,17 +4,17 @@ The worker decodes and resizes as ever; what leaves this machine is the model's 
 them. Before a server is used it must prove itself: the model's name and shapes, the weights' hash, and the scores of a
 known image, equal to the local engine's to 1e-4. The hash stands in every later answer too.
 
-Each worker has one request under way. So as many are as there are workers, and where servers are set there are two of
-those for each core: one works while the other waits for its answer. More requests in each worker would gain nothing
-but a scheduler of our own, and lose what a process for each image gives: limits on its time and memory.
+Each worker has several requests under way (`settings.IN_FLIGHT`), one in each of its threads: decoding, and waiting for
+an answer, leave the interpreter to the others.
 """
 
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -154,18 +154,22 @@ class Server:
         return Prediction(scores, activation)
 
 
-@dataclass(slots=True)
-class ServedClassifier:
+class ServedClassifier(threading.local):
     """A `Classifier` whose model is on servers: they take turns, and where one fails another is asked.
 
-    `fallback` is the local engine, if it is to be the last resort.
+    Each thread that uses it has connections of its own, since those of HTTP may not be shared: `__init__` is called in
+    each, with the same arguments.
+
+    :param servers: makes the servers, not yet connected.
+    :param fallback: the local engine, if it is to be the last resort.
     """
 
-    model: Model
-    servers: Sequence[Server]
-    fallback: Classifier | None
     precision: Precision = "float32"
-    _turn: int = field(default_factory=lambda: random.randrange(1 << 16))  # noqa: S311 - workers begin anywhere
+
+    def __init__(self, model: Model, servers: Callable[[], Sequence[Server]], fallback: Classifier | None) -> None:
+        """Nobody is asked yet."""
+        self.model, self.servers, self.fallback = model, servers(), fallback
+        self._turn = random.randrange(1 << 16)  # noqa: S311 - threads begin anywhere
 
     def __call__(self, batch: Floats) -> Prediction:
         """See `Classifier`; raises `ModelUnavailable` with what each of the servers lacks."""
@@ -189,8 +193,11 @@ def load(path: Path, addresses: Sequence[str], fallback: bool) -> ServedClassifi
     """The model in the prepared file `path`, on the servers at these addresses; raises `ModelUnavailable`."""
     local = classifier.load(path)
     known = KnownAnswer.of(local)
-    servers = [Server(address, path.stem, local.model, known) for address in addresses]
-    return ServedClassifier(local.model, servers, local if fallback else None)
+    return ServedClassifier(
+        local.model,
+        lambda: [Server(address, path.stem, local.model, known) for address in addresses],
+        local if fallback else None,
+    )
 
 
 # The protocol, through its client library

@@ -22,6 +22,9 @@ ORTHANC_MEMORY = 1 << 30
 WORKER_MEMORY = 512 << 20
 """Bytes: workers were measured to take 300 MB at most with images of 3000x3000, 450 MB where they draw pictures too."""
 
+IN_FLIGHT = 4
+"""Images that a worker has under way at once where it waits for `Servers`; where it computes itself, it has one."""
+
 
 class BadSetting(ValueError):
     """A sentence that names the setting, its value and what is allowed."""
@@ -141,11 +144,19 @@ class Settings:
     Workers: int = _setting(
         0,
         _whole(0, MOST_WORKERS),
-        "Worker processes; 0: one for each processor core, two with `Servers`, which are waited for; but no more than "
-        "fit into the memory, with 1 GiB for Orthanc and 512 MiB for each. Limits of a container or a service count.",
+        "Worker processes; 0: one for each processor core, but no more than fit into the memory, with 1 GiB for "
+        "Orthanc and 512 MiB for each; limits of a container or a service count. Each has one image under way; with "
+        f"`Servers`, which are waited for, up to {IN_FLIGHT} together.",
     )
-    TimeLimit: int = _setting(120, _whole(1, 86400), "Seconds that one image may take before its worker is ended.")
-    MemoryLimit: int = _setting(4096, _whole(512, 1 << 20), "Address space of one worker, in MiB.")
+    TimeLimit: int = _setting(
+        120,
+        _whole(1, 86400),
+        "Seconds that one image may take before its worker is ended. Those that it has under way together may take as "
+        "long in all; where that is not enough, each is tried again alone.",
+    )
+    MemoryLimit: int = _setting(
+        4096, _whole(512, 1 << 20), "Address space of one worker, in MiB, for all that it has under way."
+    )
     Attempts: int = _setting(
         3, _whole(1, 100), "How often an image that ends its worker is tried before it is `failed`."
     )
@@ -188,9 +199,13 @@ class Settings:
         """The number of worker processes: as set, or as many as keep the cores busy and fit into the memory."""
         if self.Workers:
             return self.Workers
-        busy = limits.cores() * (2 if self.Servers else 1)
         fit = (limits.memory() - ORTHANC_MEMORY) // WORKER_MEMORY
-        return max(1, min(busy, fit, MOST_WORKERS))
+        return max(1, min(limits.cores(), fit, MOST_WORKERS))
+
+    @property
+    def in_flight(self) -> int:
+        """How many images one of them has under way at most."""
+        return IN_FLIGHT if self.Servers else 1
 
     def model_folder(self, root: Path) -> Path:
         """Where prepared models are kept, below `root` unless the setting is absolute."""

@@ -1,6 +1,7 @@
 """One image after another, in a process of its own: fetch it, analyse it, store the report, mark the image.
 
-Whatever a DICOM file does to a decoder, it does it here. `dispatcher` calls these functions through its pool.
+Whatever a DICOM file does to a decoder, it does it here. `dispatcher` calls these functions through its pool. Where an
+image waits for servers elsewhere, the process has several under way, each in a thread (`classify`).
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Literal
 
 from plugin import claims, marks
@@ -34,13 +37,14 @@ PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
 class Outcome:
     """What became of one try. `later` means: nothing is wrong with the image, try it again.
 
-    `elsewhere`: another Orthanc on the same database works on it.
+    `elsewhere`: another Orthanc on the same database works on it. `alone`: it is to have a worker for itself next time.
     """
 
     state: Literal["done", "skipped", "failed", "gone", "later"]
     reason: str = ""
     model_unavailable: bool = False
     elsewhere: bool = False
+    alone: bool = False
     milliseconds: Mapping[str, float] = field(default_factory=dict)
     """Of each step, if it is done."""
     took: int = 0
@@ -52,13 +56,18 @@ _server: str
 _settings: Settings
 _model_path: Path
 _engine: str
+_threads: ThreadPoolExecutor
+_loading = Lock()
 
 
 def begin(connection: Connection, settings: Settings, model_path: Path, engine: str) -> None:
     """Make this process a worker: its limits, and whom to talk to. `engine` is '' if it is to load the model itself."""
-    global _archive, _server, _settings, _model_path, _engine  # a process has no other place for what its tasks share
+    # A process has no other place for what its tasks share.
+    global _archive, _server, _settings, _model_path, _engine, _threads
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for Orthanc, which ends us in its own time
-    warnings.simplefilter("ignore")  # pydicom's quote what stands in the file, and they would go to Orthanc's log
+    # pydicom's quote what stands in the file, and they would go to Orthanc's log. Threads may leave `catch_warnings` in
+    # another order than they entered it, and then another list of filters than this one stays; but each begins with it.
+    warnings.simplefilter("ignore")
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash would leave somebody's radiograph on the disk
@@ -68,40 +77,45 @@ def begin(connection: Connection, settings: Settings, model_path: Path, engine: 
         os.environ[variable] = "1"  # the cores are shared out among workers, not within one
     _archive, _settings, _model_path, _engine = Archive(connection), settings, model_path, engine
     _server = claims.name(connection) if connection.shared else ""
+    _threads = ThreadPoolExecutor(settings.in_flight)
 
 
-def ready() -> Outcome:
+def ready() -> list[Outcome]:
     """Load everything that the first image would wait for."""
     from plugin import analysis, classifier
 
     try:
         analysis.rehearse(_current_model())
     except classifier.ModelUnavailable as problem:
-        return Outcome("later", str(problem), model_unavailable=True)
-    return Outcome("done")
+        return [Outcome("later", str(problem), model_unavailable=True)]
+    return [Outcome("done")]
 
 
-def classify(instance: str, study: str) -> Outcome:
-    """Classify one instance of a CR or DX series whose study has the Orthanc id `study`."""
-
-    def task() -> Outcome:
-        model = _current_model()
-        with _claim(instance):
-            return _classify(instance, study, model)
-
-    return _tried(task)
+def classify(*images: tuple[str, str]) -> list[Outcome]:
+    """Classify instances of CR or DX series, each given with the Orthanc id of its study; several at the same time."""
+    if len(images) > 1:
+        return list(_threads.map(_in_company, images))
+    return [_tried(lambda: _claimed(*images[0], alone=True))]
 
 
-def tidy(guest: str, study: str) -> Outcome:
+def tidy(guest: str, study: str) -> list[Outcome]:
     """Look at a document of ours that others brought into a study."""
     from plugin import filing
 
-    return _tried(lambda: Outcome("done", "removed" if filing.tidy(_archive, study, guest) else "kept"))
+    return [_tried(lambda: Outcome("done", "removed" if filing.tidy(_archive, study, guest) else "kept"))]
 
 
-def give_up(instance: str, study: str, reason: str) -> Outcome:
+def give_up(instance: str, study: str, reason: str) -> list[Outcome]:
     """Mark an image as `failed` that ends its workers; its file is not read again."""
-    return _tried(lambda: _mark(instance, study, "failed", reason))
+    return [_tried(lambda: _mark(instance, study, "failed", reason))]
+
+
+def _in_company(image: tuple[str, str]) -> Outcome:
+    """Among others: what fails there may have lacked memory that they took, so nothing is said to have failed yet."""
+    try:
+        return _tried(lambda: _claimed(*image, alone=False))
+    except Exception as problem:
+        return Outcome("later", str(problem) or type(problem).__name__, alone=True)
 
 
 def _tried(task: Callable[[], Outcome]) -> Outcome:
@@ -124,6 +138,12 @@ def _tried(task: Callable[[], Outcome]) -> Outcome:
         return Outcome("later", str(problem), model_unavailable=True)
 
 
+def _claimed(instance: str, study: str, alone: bool) -> Outcome:
+    model = _current_model()
+    with _claim(instance):
+        return _classify(instance, study, model, alone)
+
+
 @contextmanager
 def _claim(instance: str) -> Iterator[None]:
     """Where several Orthancs share a database, do it only if no other one does."""
@@ -139,7 +159,7 @@ def _claim(instance: str) -> Iterator[None]:
         raise
 
 
-def _classify(instance: str, study: str, model: Classifier) -> Outcome:
+def _classify(instance: str, study: str, model: Classifier, alone: bool) -> Outcome:
     from plugin import analysis, filing
 
     created = _now()
@@ -149,11 +169,18 @@ def _classify(instance: str, study: str, model: Classifier) -> Outcome:
         data = _archive.file(instance)
     try:
         found = analysis.analyse(
-            data, model, created, _settings.BodyParts, lambda: _archive.decoded(instance), _settings.Outputs
+            data,
+            model,
+            created,
+            _settings.BodyParts,
+            lambda: _archive.decoded(instance) if alone else None,
+            _settings.Outputs,
         )
         with clock("store"):
             stored = filing.file(_archive, found.documents, study, found.report.image.SOPInstanceUID)
     except analysis.NotClassified as why:
+        if why.state == "failed" and not alone:
+            raise
         image = {"image": asdict(why.image)} if why.image else {}
         return _mark(instance, study, why.state, str(why), **image)
     except Refused as why:
@@ -210,7 +237,8 @@ def _current_model() -> Classifier:
         version = (stat.st_mtime_ns, stat.st_size)
     except OSError:
         version = (0, 0)  # loading it says in words what is wrong with it
-    return _load(_model_path, version)
+    with _loading:
+        return _load(_model_path, version)
 
 
 @lru_cache(maxsize=1)

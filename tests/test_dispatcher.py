@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -96,27 +96,34 @@ class FakePool:
     """Two workers whose tasks end when the test says so."""
 
     workers = 2
+    in_flight = 1
     time_limit = 120.0
 
     def __init__(self) -> None:
         self.trouble = ""
-        self.tasks: dict[str, Future[Outcome]] = {}
-        self.given: list[str] = []
+        self.tasks: dict[str, Future[list[Outcome]]] = {}
+        self.groups: list[list[str]] = []
         self.given_up: dict[str, str] = {}
 
     def problem(self) -> str:
         return self.trouble
 
-    def classify(self, instance: str, study: str) -> Future[Outcome]:
-        assert study == f"study of {instance}"
-        self.given.append(instance)
-        self.tasks[instance] = Future()
-        return self.tasks[instance]
+    @property
+    def given(self) -> list[str]:
+        """All in their order, those of a group too."""
+        return [instance for group in self.groups for instance in group]
 
-    def tidy(self, guest: str, study: str) -> Future[Outcome]:
-        return self.classify(guest, study)
+    def classify(self, images: Sequence[tuple[str, str]]) -> Future[list[Outcome]]:
+        assert all(study == f"study of {instance}" for instance, study in images)
+        self.groups.append([instance for instance, _ in images])
+        future: Future[list[Outcome]] = Future()
+        self.tasks |= dict.fromkeys(self.groups[-1], future)
+        return future
 
-    def give_up(self, instance: str, study: str, reason: str) -> Future[Outcome]:
+    def tidy(self, guest: str, study: str) -> Future[list[Outcome]]:
+        return self.classify([(guest, study)])
+
+    def give_up(self, instance: str, study: str, reason: str) -> Future[list[Outcome]]:
         assert study == f"study of {instance}"
         self.given_up[instance] = reason
         self.tasks[instance] = Future()
@@ -174,7 +181,7 @@ class World:
             return
         if outcome.state in ("done", "skipped", "failed"):
             self.archive.mark(instance, f'{{"state": "{outcome.state}"}}')
-        self.pool.tasks[instance].set_result(outcome)
+        self.pool.tasks[instance].set_result([outcome])
 
     def counts(self) -> tuple[int, int, int, int]:
         """What is to do now, and what the worklist says of the whole archive."""
@@ -212,7 +219,7 @@ def test_a_mark_is_listed_even_before_its_worker_ends(world: World) -> None:
     world.archive.mark("a", '{"state": "done"}')
     world.tick()
     assert world.counts() == (1, 1, 0, 0)
-    world.pool.tasks["a"].set_result(Outcome("done"))
+    world.pool.tasks["a"].set_result([Outcome("done")])
     world.tick()
     assert world.counts() == (0, 1, 0, 0)
 
@@ -288,6 +295,101 @@ def test_an_image_that_ends_its_worker_is_given_up_and_the_others_go_on(world: W
     assert world.counts() == (0, 1, 0, 1)
 
 
+@pytest.fixture
+def waiting(world: World) -> World:
+    """One whose workers have up to four images under way, since they wait for servers."""
+    world.pool.in_flight = 4
+    return world
+
+
+def arrive(world: World, instances: str) -> None:
+    for instance in instances:
+        world.archive.add(instance)
+    world.tick()
+
+
+def test_what_is_ready_is_shared_out_among_idle_workers(waiting: World) -> None:
+    arrive(waiting, "abc")
+    assert waiting.pool.groups == [["a", "b"], ["c"]]
+    arrive(waiting, "def")
+    assert len(waiting.pool.groups) == 2  # all workers have something to do, and four may come together yet
+    waiting.finish("c", Outcome("done"))
+    waiting.tick()
+    assert waiting.pool.groups[2:] == [["d", "e", "f"]]
+
+
+def test_workers_have_a_full_group_ahead_of_them(waiting: World) -> None:
+    arrive(waiting, "abcdefghijklmnopqrs")
+    assert ["".join(group) for group in waiting.pool.groups] == ["abcd", "efgh", "ijkl", "mnop"]
+
+
+def test_of_a_group_each_image_is_accounted_for(waiting: World) -> None:
+    waiting.pool.workers = 1
+    arrive(waiting, "abcd")
+    for instance, state in (("a", "done"), ("b", "skipped")):
+        waiting.archive.mark(instance, f'{{"state": "{state}"}}')
+    del waiting.archive.modality["c"]
+    outcomes = [Outcome("done", took=7), Outcome("skipped", "a hand"), Outcome("gone"), Outcome("later", "507")]
+    waiting.pool.tasks["a"].set_result(outcomes)
+    waiting.tick()
+    waiting.tick(1)
+    assert waiting.pool.groups == [["a", "b", "c", "d"], ["d"]]
+    assert waiting.counts()[1:] == (1, 1, 0)
+    assert waiting.said["metrics"]['chest_xray_images_total{state="done",reason=""}'] == 1
+    assert "Instance a: done in 7 ms" in waiting.log
+
+
+@pytest.mark.parametrize("problem", [TimeoutError(), RuntimeError("Abnormal termination"), MemoryError()])
+def test_what_ends_a_worker_with_several_is_charged_to_none_until_it_does_so_alone(
+    waiting: World, problem: Exception
+) -> None:
+    waiting.pool.workers = 1
+    arrive(waiting, "abcp")
+    waiting.finish("p", problem)
+    waiting.tick()
+    for good in "abc":
+        waiting.finish(good, Outcome("done"))
+        waiting.tick()
+    for _ in range(3):
+        waiting.finish("p", problem)
+        waiting.tick()
+        waiting.tick(100)
+    waiting.finish("p", Outcome("failed", "crashed"))
+    waiting.tick()
+    assert list(waiting.pool.given_up) == ["p"]
+    assert waiting.pool.given_up["p"].startswith("Given up after 3 tries: ")
+    assert waiting.pool.groups[0] == ["a", "b", "c", "p"]
+    assert waiting.pool.groups[1:] == [[one] for one in "abcppp"]
+    assert waiting.counts() == (0, 3, 0, 1)
+    assert waiting.said["metrics"]["chest_xray_worker_restarts_total"] == 4
+
+
+def test_what_fails_in_company_is_tried_alone(waiting: World) -> None:
+    waiting.pool.workers = 1
+    arrive(waiting, "ab")
+    waiting.archive.mark("a", '{"state": "done"}')
+    waiting.pool.tasks["a"].set_result([Outcome("done"), Outcome("later", "cannot be decoded", alone=True)])
+    arrive(waiting, "c")
+    assert waiting.pool.groups == [["a", "b"], ["b"]]
+    assert "Instance b is tried again alone: cannot be decoded" in waiting.log
+    waiting.finish("b", Outcome("failed", "cannot be decoded"))
+    waiting.tick()
+    assert waiting.pool.groups[2:] == [["c"]]
+    assert waiting.counts() == (1, 1, 0, 1)
+
+
+def test_a_document_that_others_brought_is_in_no_group(waiting: World) -> None:
+    waiting.pool.workers = 1
+    waiting.archive.guests.add("guest")
+    waiting.archive.add("guest", "SR")
+    arrive(waiting, "a")
+    waiting.archive.log.append("")
+    waiting.tick(dispatcher.MOVING)
+    waiting.finish("a", Outcome("done"))
+    arrive(waiting, "bcde")
+    assert waiting.pool.groups == [["a"], ["guest"], ["b", "c", "d", "e"]]
+
+
 def test_a_pool_that_broke_is_no_fault_of_the_image(world: World) -> None:
     world.archive.add("a")
     world.tick()
@@ -320,7 +422,7 @@ def test_the_position_waits_for_an_image_before_a_guest_that_came_with_it(world:
     assert world.tick() <= dispatcher.MOVING
     world.tick(dispatcher.MOVING)
     assert world.pool.given == ["first", "a", "b"]
-    world.pool.tasks["first"].set_result(Outcome("gone"))
+    world.pool.tasks["first"].set_result([Outcome("gone")])
     world.tick()
     assert world.said["position"] == 1
 
@@ -409,7 +511,7 @@ def test_a_mark_that_is_removed_before_its_worker_ends_is_made_again(world: Worl
     del world.archive.marks["a"]
     world.archive.log.append("a")
     world.tick()
-    world.pool.tasks["a"].set_result(Outcome("done"))
+    world.pool.tasks["a"].set_result([Outcome("done")])
     world.tick()
     assert world.pool.given == ["a", "a"]
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -215,6 +217,28 @@ def test_a_high_bit_elsewhere_is_warned_of() -> None:
     ds = images.dataset(images.pattern(230, 230, 12), 12)
     ds.HighBit = 15
     assert "HighBit is 15" in pixels.decode(reread(ds)).warnings[0]
+
+
+def test_a_broken_image_in_one_thread_is_no_other_threads_fault() -> None:
+    """OpenJPH's errors come by a hook that the whole process shares."""
+    whole = reread(images.dataset(images.pattern(400, 400, 12), 12, uid.HTJ2KLossless))
+    frame = bytes(imagecodecs.htj2k_encode(images.pattern(400, 400, 12)))
+    middle = len(frame) // 2
+    broken = images.dataset(images.pattern(400, 400, 12), 12, uid.HTJ2KLossless)
+    broken.PixelData = encapsulate([frame[:middle] + bytes(middle // 2) + frame[middle + middle // 2 :]])
+    expected = pixels.decode(whole).stored
+    with pytest.raises(UnreadablePixels):
+        pixels.decode(broken)
+
+    def as_alone(number: int) -> bool:
+        if number % 2:
+            return bool((pixels.decode(whole).stored == expected).all())
+        with pytest.raises(UnreadablePixels):
+            pixels.decode(broken)
+        return True
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(as_alone, range(80)))
 
 
 # Identity and geometry

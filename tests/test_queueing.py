@@ -1,4 +1,4 @@
-"""The simulation against what queueing theory knows exactly."""
+"""The simulation against what queueing theory knows exactly; and the page that is made from it and from the rates."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from bench import sizing
 from bench.queueing import Deployment, Failures, measured, poisson, recorded, simulate
 
 
@@ -57,3 +58,16 @@ def test_what_an_outage_stops_is_done_afterwards() -> None:
     assert len(visits) == 40_000
     assert 300 < max(visit.waited for visit in visits) < 10_000
     assert sorted(visit.waited for visit in visits)[20_000] < 0.1
+
+
+def test_the_page_follows_from_the_rates() -> None:
+    text, results = sizing.PAGE.read_text(), sizing.RESULTS.read_text()
+    assert set(sizing.rates(results)["local engine"]) == set(sizing.PARTS)
+    assert sizing.page(text, results) == text, "python -m bench.sizing page writes it"
+
+
+def test_rates_are_read_as_they_were_written() -> None:
+    row = sizing._row("MLServer over gRPC", (71.4, 8, 33, 80))
+    assert row == "| MLServer over gRPC | 71 | 8 | 33 | 80 | 192 |"
+    assert list(sizing.rates(f"\n{row}\n")["MLServer over gRPC"].values()) == [71, 8, 33, 80]
+    assert sizing.rates("not measured: MLServer") == {}

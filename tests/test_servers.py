@@ -61,8 +61,11 @@ def fakes(classify: Classifier, monkeypatch: pytest.MonkeyPatch) -> list[FakeCli
 
 def served(classify: Classifier, fallback: Classifier | None = None) -> ServedClassifier:
     known = servers.KnownAnswer.of(classify)
-    both = [Server(f"grpc://{host}:1", "the-model", classify.model, known) for host in "ab"]
-    return ServedClassifier(classify.model, both, fallback)
+    return ServedClassifier(
+        classify.model,
+        lambda: [Server(f"grpc://{host}:1", "the-model", classify.model, known) for host in "ab"],
+        fallback,
+    )
 
 
 def test_servers_take_turns(classify: Classifier, fakes: list[FakeClient]) -> None:

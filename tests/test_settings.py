@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from plugin import limits
-from plugin.settings import BadSetting, Connection, Settings
+from plugin.settings import IN_FLIGHT, BadSetting, Connection, Settings
 
 
 def test_defaults_are_valid() -> None:
@@ -66,18 +66,22 @@ def test_a_list_in_a_variable_has_commas() -> None:
         Settings.read({}, {"OUTPUTS": "sr,png"})
 
 
-@pytest.mark.parametrize(
-    ("cores", "gibibytes", "servers", "workers"),
-    [(4, 64, False, 4), (4, 64, True, 8), (64, 8, False, 14), (64, 8, True, 14), (8, 2, False, 2), (8, 0.5, False, 1)],
-)
+@pytest.mark.parametrize(("cores", "gibibytes", "workers"), [(4, 64, 4), (64, 8, 14), (8, 2, 2), (8, 0.5, 1)])
 def test_workers_keep_the_cores_busy_and_fit_into_the_memory(
-    cores: int, gibibytes: float, servers: bool, workers: int, monkeypatch: pytest.MonkeyPatch
+    cores: int, gibibytes: float, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "cores", lambda: cores)
     monkeypatch.setattr(limits, "memory", lambda: int(gibibytes * (1 << 30)))
-    section = {"Servers": ["grpc://a:1"]} if servers else {}
-    assert Settings.read(section, {}).workers == workers
-    assert Settings.read(section | {"Workers": 100}, {}).workers == 100
+    assert Settings.read({}, {}).workers == workers
+    assert Settings.read({"Workers": 100}, {}).workers == 100
+
+
+def test_a_worker_that_waits_for_servers_has_several_images_under_way() -> None:
+    alone = Settings.read({}, {})
+    served = Settings.read({"Servers": ["grpc://a:1", "https://b:8000/v"]}, {})
+    assert served.workers == alone.workers
+    assert (alone.in_flight, served.in_flight) == (1, IN_FLIGHT)
+    assert Settings.read({"Servers": ["grpc://a:1"], "Workers": 3}, {}).workers == 3
 
 
 def test_every_setting_explains_itself() -> None:

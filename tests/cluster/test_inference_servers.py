@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,14 @@ from tritonclient.grpc import model_config_pb2
 from bench.sizing import throughput
 from demo.phantoms import radiograph, to_bytes
 from plugin import servers
+from plugin.analysis import analyse
 from plugin.classifier import Classifier, ModelUnavailable
 from plugin.report import Model
+from plugin.settings import IN_FLIGHT
 from plugin.stand_in import plausible_inputs
 from tests import oracle
 from tests.cluster.inference_server import InferenceServer, MLServer, Triton
+from tests.faults import within
 from tests.pacs import Pacs, wait_for
 
 IMAGES = 200
@@ -115,6 +120,52 @@ def test_the_local_engine_is_the_last_resort_where_it_may_be(
 # In Orthanc
 
 
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_one_worker_has_several_requests_at_the_server_at_once(
+    repository: Path, prepared_model: Path, tmp_path: Path, classify: Classifier, protocol: str
+) -> None:
+    counting = Path(shutil.copytree(repository, tmp_path / "repository")) / prepared_model.stem
+    runtime = shutil.copy(Path(__file__).with_name("counting_model.py"), counting)
+    settings = json.loads((counting / "model-settings.json").read_text())
+    settings["implementation"] = f"{Path(runtime).stem}.CountingModel"
+    (counting / "model-settings.json").write_text(json.dumps(settings))
+    drawn = [to_bytes(radiograph(seed, rows=64, columns=64)) for seed in range(3 * IN_FLIGHT)]
+    with MLServer(counting.parent, workers=0) as server:
+        options = {"ChestXRay": {"Servers": [getattr(server, protocol)], "Workers": 1}}
+        with Pacs(tmp_path, options, MODEL_FOLDER=str(prepared_model.parent)) as pacs:
+            results = [pacs.result(instance) for instance in [pacs.upload(data) for data in drawn]]
+            assert pacs.get("/chest-xray/status")["workers"] == len(pacs.workers()) == 1
+    under_way = list(map(int, (counting / "under-way").read_text().split()))
+    assert max(under_way) == IN_FLIGHT
+    for data, result in zip(drawn, results, strict=True):
+        expected = analyse(data, classify, datetime.now(UTC)).report.scores
+        assert result["scores"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_an_image_that_ends_its_worker_takes_none_of_those_beside_it_along(
+    repository: Path, prepared_model: Path, tmp_path: Path
+) -> None:
+    server = MLServer(repository)
+    limits = {"TimeLimit": 5, "Attempts": 2, "Workers": 1, "MemoryLimit": 3072}
+    with Pacs(
+        tmp_path,
+        {"ChestXRay": {"Servers": [server.grpc], **limits}},
+        MODEL_FOLDER=str(prepared_model.parent),
+        **within.environ("poison"),
+    ) as pacs:
+        instances = {}
+        for seed, name in enumerate(["good", "CRASH", "good", "good", "HANG", "good", "good", "BLOAT", "good"]):
+            ds = radiograph(seed, rows=64, columns=64)
+            ds.PatientName = name
+            instances[pacs.upload(to_bytes(ds))] = name
+        with server:  # only now, so that they are ready together
+            for instance, name in instances.items():
+                result = pacs.result(instance, 120)
+                assert result["state"] == ("done" if name == "good" else "failed"), result
+                assert name == "good" or result["reason"].startswith("Given up after 2 tries: ")
+        assert pacs.log().count("is tried again alone") >= len(instances) - 1
+
+
 def test_a_server_that_is_killed_and_restarted_amid_200_images_loses_none(
     repository: Path, prepared_model: Path, tmp_path: Path, classify: Classifier
 ) -> None:
@@ -155,6 +206,7 @@ def test_triton_puts_requests_together_and_takes_numbers_as_bytes(
             each = [servers.load(prepared_model, [address], fallback=False) for _ in range(4)]
             found = callers.map(lambda served: list(map(served, images[:10])), each)
             assert all(answer.scores == expected for answers in found for answer in answers)
+    each[0](images[0])  # in this thread, which has a connection of its own
     assert each[0].servers[0].client._binary  # type: ignore[union-attr]
     statistics = requests.get(f"{triton.http}/v2/models/{prepared_model.stem}/stats", timeout=10).json()
     sizes = {one["batch_size"] for one in statistics["model_stats"][0]["batch_stats"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from tests.pacs import Pacs, wait_for
@@ -9,7 +10,8 @@ from tests.pacs import Pacs, wait_for
 
 def environ(fault: str, **more: str) -> dict[str, str]:
     """What to start Orthanc with, so that each worker imports the module `fault` of this folder first."""
-    return {"PYTHONPATH": str(Path(__file__).parent), "FAULT": fault, **more}
+    path = [str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return {"PYTHONPATH": os.pathsep.join(filter(None, path)), "FAULT": fault, **more}
 
 
 class Hold:
