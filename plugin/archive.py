@@ -109,7 +109,8 @@ class Archive:
     def __init__(self, connection: Connection) -> None:
         """Nothing is sent yet."""
         self._url = connection.url
-        self._own_addresses = {"127.0.0.1", "::1", urlsplit(connection.url).hostname}
+        # Without accounts, what others send cannot be told from what this plugin does.
+        self._own = {"127.0.0.1", "::1", urlsplit(connection.url).hostname} if connection.accounts else set()
         self._headers = {
             "Authorization": connection.authorization,
             # Orthanc would deflate each image for us, which takes longer than everything else that is done to it.
@@ -153,7 +154,7 @@ class Archive:
 
     def instances(self, ids: Collection[str]) -> list[Instance]:
         """What the index knows of these instances, in one request; those that are gone are left out."""
-        return [_instance(row, row["Metadata"], self._own_addresses) for row in self._rows("Instance", ids)]
+        return [_instance(row, row["Metadata"], self._own) for row in self._rows("Instance", ids)]
 
     def series(self, ids: Collection[str]) -> list[Series]:
         """These series, or those of these instances, in one request; what is gone is left out."""
@@ -318,7 +319,7 @@ def _if_match(revision: str) -> dict[str, str]:
 def _instance(row: dict[str, Any], metadata: dict[str, str], own_addresses: Container[str | None]) -> Instance:
     uid = row["MainDicomTags"].get("SOPInstanceUID", "")
     changed = not CHANGED.isdisjoint(metadata)
-    # The plugin's token belongs to no account. Where there are none, others on this machine look the same.
+    # The plugin's token belongs to no account.
     here = metadata.get("RemoteIP", "").removeprefix("::ffff:") in own_addresses
     by_us = here and metadata.get("Origin") == "RestApi" and not metadata.get("HttpUsername")
     return Instance(

@@ -128,6 +128,7 @@ class Dispatcher:
         self._waiting: list[tuple[float, Task]] = []
         self._running: dict[Future[list[Outcome]], list[Task]] = {}
         self._arrivals: OrderedDict[str, int] = OrderedDict()  # unfinished, with their place in the log
+        self._guests: set[str] = set()  # those among them that are no images
         self._past: set[str] = set()  # unfinished, from a backfill
         self._received: dict[str, float] = {}  # of the unfinished arrivals, in seconds since 1970
         self._metrics = Metrics()
@@ -189,7 +190,7 @@ class Dispatcher:
     @property
     def pending(self) -> int:
         """How many images are known that are not finished."""
-        return len(self._arrivals) + len(self._past)
+        return len(self._arrivals) - len(self._guests) + len(self._past)
 
     def _read_log(self, now: float) -> None:
         for places in self._log.read(now):
@@ -243,6 +244,7 @@ class Dispatcher:
             self._received[found.id] = moment(found.received) or time.time()
             task = Task(False, order, found.id, series.study, guest=series.documents)
             if task.guest:
+                self._guests.add(found.id)
                 heapq.heappush(self._waiting, (now + MOVING, task))
             else:
                 heapq.heappush(self._ready, task)
@@ -287,13 +289,13 @@ class Dispatcher:
         self._arrivals.pop(task.instance, None)
         self._received.pop(task.instance, None)
         self._past.discard(task.instance)
+        self._guests.discard(task.instance)
         if not task.guest and (outcome.state == "gone" or task.instance in self._touched):
             self._unsure.append(task.instance)  # it may have come back
         self._touched.discard(task.instance)
         if task.guest:
-            self._say(
-                "info", f"Instance {task.instance}, a document that others brought: {outcome.reason or outcome.state}"
-            )
+            level = "warning" if outcome.reason else "info"
+            self._say(level, f"Instance {task.instance}, a copy of a report: {outcome.reason or outcome.state}")
             return
         self._listing.look_up(task.instance)
         self._look = min(self._look, now + SOON)

@@ -73,8 +73,8 @@ def tidy(archive: Archive, study: str, guest: str) -> bool:
     """Look at a guest that has arrived in a study; whether it was removed just now."""
     for found in archive.instances([guest]):
         if said := _needless(archive, archive.series_in(study), found):
+            _restore(archive, said)
             archive.delete(guest)
-            _restore(archive, said.image)
             return True
     return False
 
@@ -84,25 +84,37 @@ def _needless(archive: Archive, series: Sequence[Series], guest: Instance, finis
 
     :param finished: the SOPInstanceUID of an image whose documents are known, and the guest is none of them.
     """
-    said = provenance.read(archive.file(guest.id))
-    if not said or (said.unchanged and not guest.changed_here):
-        return None  # another server's, whose image may still come: if it does, there is a report of its own
+    said = provenance.read(archive.file(guest.id), guest.changed_here)
+    if not said:
+        return None
     radiographs = {one.id for one in series if one.radiographs}
     images = archive.find(said.image) if said.image else []
-    if here := [image for image in images if image.series in radiographs]:
-        stays = said.image != finished and any(
-            not image.mark or guest.id in marks.documents(image.mark) for image in here
-        )
+    here = [image for image in images if image.series in radiographs]
+    if said.unchanged and not guest.changed_here:
+        # Another server's, which stays, also where its image may still come; or ours, of pixels or of a name before.
+        stays = not any(_replaced(image, guest, said) for image in here)
+    elif here:
+        stays = said.image != finished and not all(image.mark and not _names(image, guest) for image in here)
     else:
-        stays = said.scores and not (images or radiographs or guest.changed_here)
+        stays = not (images or radiographs or guest.changed_here)
     return None if stays else said
 
 
-def _restore(archive: Archive, image: str) -> None:
-    """Have an image classified again whose documents were not copied but moved."""
-    for found in archive.find(image) if image else ():
-        documents = marks.documents(found.mark or {})
-        if len(archive.instances(documents)) < len(documents):
+def _names(image: Instance, document: Instance) -> bool:
+    return any(one["instance"] == document.id for one in marks.documents(image.mark).values())
+
+
+def _replaced(image: Instance, document: Instance, said: Provenance) -> bool:
+    """Whether an image has another document of this kind by the same model."""
+    own = marks.documents(image.mark).get(said.kind)
+    return bool(own and own["instance"] != document.id and own["SeriesInstanceUID"] == said.SeriesInstanceUID)
+
+
+def _restore(archive: Archive, said: Provenance) -> None:
+    """Have an image classified again whose document was not copied but moved."""
+    for found in archive.find(said.image) if said.image else ():
+        own = marks.documents(found.mark).get(said.kind)
+        if own and not archive.instances([own["instance"]]):
             archive.unmark(found.id)
 
 

@@ -145,12 +145,12 @@ class Listing:
         news = dict(islice(self._news.items(), PAGE))
         looked_up = self._archive.instances([one for one, found in news.items() if not found])
         known = [one for one in news.values() if one] + looked_up
-        gone = news.keys() - {one.id for one in known}
-        self._withdraw(gone)
         # One that has its mark now was listed when it came: where it belongs is known then.
         places = {one.id: Place(*place) for one in known if one.mark and (place := self._worklist.place(one.id))}
-        self._worklist.learn([(one, places[one.id]) for one in known if one.id in places])
-        self._worklist.learn(self._placed([one for one in known if one.id not in places]))
+        placed = self._placed([one for one in known if one.id not in places])
+        gone = news.keys() - places.keys() - {one.id for one, _ in placed}  # or no image of ours any more
+        self._withdraw(gone)
+        self._worklist.learn([*((one, places[one.id]) for one in known if one.id in places), *placed])
         self._worklist.forget(gone)
         for one in news:
             del self._news[one]

@@ -61,10 +61,16 @@ def mark_in(metadata: Mapping[str, str]) -> dict[str, Any] | None:
     return found if found and found["state"] != CLAIMED else None
 
 
-def documents(mark: Mapping[str, Any]) -> set[str]:
-    """Orthanc's ids of the documents that a mark names."""
-    named = [mark.get("sr"), *(mark.get("outputs") or ())]
-    return {one["instance"] for one in named if isinstance(one, dict) and "instance" in one}
+def documents(mark: Mapping[str, Any] | None) -> dict[str, dict[str, str]]:
+    """What a mark says of the documents that it names, by their kind: Orthanc's id (`instance`), and their UIDs.
+
+    Anybody with an account can write metadata: what does not look like that is passed over.
+    """
+    report, others = (mark or {}).get("sr"), (mark or {}).get("outputs")
+    named = [{"kind": "sr", **report}] if isinstance(report, dict) else []
+    named += [one for one in others if isinstance(one, dict)] if isinstance(others, list) else []
+    needed = ("kind", "instance", "SeriesInstanceUID")
+    return {one["kind"]: one for one in named if all(isinstance(one.get(key), str) for key in needed)}
 
 
 def read(text: str) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -10,61 +11,82 @@ from typing import Final
 
 import pydicom
 from pydicom import Dataset
+from pydicom.uid import UID, Comprehensive3DSRStorage, EncapsulatedPDFStorage, SecondaryCaptureImageStorage
 
 from plugin.content import LIBRARY, series_uid
 from plugin.marks import MANUFACTURER, is_report_uid
 
-KINDS: Final = MappingProxyType({"SR": "", "OT": "secondary-capture", "DOC": "pdf"})
-"""The kinds of document, as `content.series_uid` knows them, by Modality."""
+KINDS: Final[Mapping[UID, str]] = MappingProxyType(
+    {Comprehensive3DSRStorage: "sr", SecondaryCaptureImageStorage: "secondary-capture", EncapsulatedPDFStorage: "pdf"}
+)
+"""What we write, by SOP class: nothing changes that."""
+
+SOMEBODYS: Final = ("VerifyingObserverSequence", "PredecessorDocumentsSequence")
+"""What stands in a document that a person has taken over, and never in ours."""
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
     """Of a document of ours, or of a copy that another program made of one.
 
+    :param kind: `sr`, `secondary-capture` or `pdf`.
     :param image: the SOPInstanceUID of the image that it is about, '' if it does not say that any more.
-    :param scores: whether it is a report with its content; pictures, pages and what anonymising leaves are not.
+    :param SeriesInstanceUID: of the document.
     :param unchanged: whether it stands in the series and the study for which it was written.
     """
 
+    kind: str
     image: str
-    scores: bool
+    SeriesInstanceUID: str
     unchanged: bool
 
 
-def read(data: bytes) -> Provenance | None:
-    """None if it is not ours."""
+def read(data: bytes, changed_here: bool = False) -> Provenance | None:
+    """None if it is not ours, or not any more.
+
+    :param changed_here: whether Orthanc made it of another one: both Manufacturers may have been replaced or taken out.
+    """
     try:
         ds = pydicom.dcmread(BytesIO(data), stop_before_pixels=True)
-        model = str(ds.get("ManufacturerModelName") or "")
-        if ds.get("Manufacturer") != MANUFACTURER and not model.startswith(f"{LIBRARY} "):
+        kind = KINDS[ds.SOPClassUID]
+        ours = _made_by_us(ds) or (changed_here and _of_our_model(ds))
+        if not ours or ds.get("VerificationFlag") == "VERIFIED" or any(keyword in ds for keyword in SOMEBODYS):
             return None
-        return Provenance(_image(ds), ds.Modality == "SR" and bool(ds.get("ContentSequence")), _unchanged(ds, model))
+        return Provenance(kind, _image(ds, kind), str(ds.SeriesInstanceUID), _unchanged(ds, kind))
     except Exception:  # whatever another program made of it
         return None
 
 
-def _unchanged(ds: Dataset, model: str) -> bool:
-    identity = (model.removeprefix(f"{LIBRARY} "), str(ds.get("SoftwareVersions")), str(ds.get("DeviceSerialNumber")))
-    expected = series_uid(str(ds.StudyInstanceUID), identity, KINDS[ds.Modality])
+def _made_by_us(ds: Dataset) -> bool:
+    return any(one.get("Manufacturer") == MANUFACTURER for one in (ds, *ds.get("ContributingEquipmentSequence", ())))
+
+
+def _of_our_model(ds: Dataset) -> bool:
+    return bool(re.fullmatch(rf"{LIBRARY} \S+", str(ds.get("ManufacturerModelName"))))
+
+
+def _unchanged(ds: Dataset, kind: str) -> bool:
+    model = str(ds.get("ManufacturerModelName")).removeprefix(f"{LIBRARY} ")
+    identity = (model, str(ds.get("SoftwareVersions")), str(ds.get("DeviceSerialNumber")))
+    expected = series_uid(str(ds.StudyInstanceUID), identity, "" if kind == "sr" else kind)
     return bool(
         ds.get("Manufacturer") == MANUFACTURER and ds.SeriesInstanceUID == expected and is_report_uid(ds.SOPInstanceUID)
     )
 
 
-def _image(ds: Dataset) -> str:
+def _image(ds: Dataset, kind: str) -> str:
     try:
-        return str(REFERENCES[ds.Modality](ds).ReferencedSOPInstanceUID)
+        return str(REFERENCES[kind](ds).ReferencedSOPInstanceUID)
     except (AttributeError, IndexError, KeyError):
         return ""
 
 
 REFERENCES: Final[Mapping[str, Callable[[Dataset], Dataset]]] = MappingProxyType(
     {
-        "SR": lambda ds: (
+        "sr": lambda ds: (
             ds.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
         ),
-        "OT": lambda ds: ds.SourceImageSequence[0],
-        "DOC": lambda ds: ds.SourceInstanceSequence[0],
+        "secondary-capture": lambda ds: ds.SourceImageSequence[0],
+        "pdf": lambda ds: ds.SourceInstanceSequence[0],
     }
 )

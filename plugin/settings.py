@@ -220,6 +220,7 @@ class Settings:
 class Connection:
     """How Orthanc is reached from its own machine. `authorization` is a secret: never logged.
 
+    `accounts` tells whether Orthanc asks others for an account, and writes down whose it was with what they send.
     `shared` is Orthanc's own setting CheckRevisions, which stands where several Orthancs write to one database: whoever
     replaces metadata then has to say what, and only one of two who do it at once succeeds.
     """
@@ -228,6 +229,7 @@ class Connection:
     authorization: str = field(repr=False)
     certificate: str = ""
     shared: bool = False
+    accounts: bool = True
 
     @classmethod
     def to_orthanc(cls, configuration: Mapping[str, Any], authorization: str) -> Self:
@@ -243,6 +245,7 @@ class Connection:
             authorization=authorization,
             certificate=str(configuration.get("SslCertificate", "")) if secure else "",
             shared=bool(configuration.get("CheckRevisions", False)),
+            accounts=bool(configuration.get("AuthenticationEnabled", configuration.get("RemoteAccessAllowed", False))),
         )
 
     def trust(self) -> ssl.SSLContext | None:

@@ -102,7 +102,7 @@ def tidy(guest: str, study: str) -> list[Outcome]:
     """Look at a document of ours that others brought into a study."""
     from plugin import filing
 
-    return [_tried(lambda: Outcome("done", "removed" if filing.tidy(_archive, study, guest) else "kept"))]
+    return [_tried(lambda: Outcome("done", "removed" if filing.tidy(_archive, study, guest) else ""))]
 
 
 def give_up(instance: str, study: str, reason: str) -> list[Outcome]:
@@ -160,7 +160,7 @@ def _claim(instance: str) -> Iterator[None]:
 
 
 def _classify(instance: str, study: str, model: Classifier, alone: bool) -> Outcome:
-    from plugin import analysis, filing
+    from plugin import analysis, filing, provenance
 
     created = _now()
     clock = analysis.Stopwatch()
@@ -179,6 +179,8 @@ def _classify(instance: str, study: str, model: Classifier, alone: bool) -> Outc
         with clock("store"):
             stored = filing.file(_archive, found.documents, study, found.report.image.SOPInstanceUID)
     except analysis.NotClassified as why:
+        if why.state == "skipped" and provenance.read(data) and filing.tidy(_archive, study, instance):
+            return Outcome("skipped", "It was a copy of a report under another Modality, and was removed")
         if why.state == "failed" and not alone:
             raise
         image = {"image": asdict(why.image)} if why.image else {}

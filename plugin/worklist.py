@@ -102,7 +102,7 @@ class Worklist:
             row = self._db.execute(
                 "SELECT study, text FROM images JOIN marks ON image = id WHERE instance = ?", [instance]
             ).fetchone()
-            if documents := marks.documents(json.loads(zlib.decompress(row[1]))) if row else ():
+            if row and (documents := _documents(row[1])):
                 found.append((instance, row[0], documents))
         return found
 
@@ -111,7 +111,7 @@ class Worklist:
         found: set[str] = set()
         for study in studies:
             rows = self._db.execute("SELECT text FROM images JOIN marks ON image = id WHERE study = ?", [study])
-            found.update(*(marks.documents(json.loads(zlib.decompress(text))) for (text,) in rows))
+            found.update(*(_documents(text) for (text,) in rows))
         return found
 
     def reach(self, position: int) -> None:
@@ -183,6 +183,11 @@ class Worklist:
     def _delete_result(self, image: int) -> None:
         self._db.execute("DELETE FROM marks WHERE image = ?", [image])
         self._db.execute("DELETE FROM scores WHERE label IN (SELECT id FROM labels) AND image = ?", [image])
+
+
+def _documents(text: bytes) -> set[str]:
+    """The ids of those that a mark names, in its row's form."""
+    return {one["instance"] for one in marks.documents(json.loads(zlib.decompress(text))).values()}
 
 
 def folded(text: str) -> str:

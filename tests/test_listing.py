@@ -45,6 +45,10 @@ def world() -> Iterator[World]:
     made.worklist.close()
 
 
+def named(document: str) -> dict[str, str]:
+    return {"instance": document, "SeriesInstanceUID": "2.25.1"}
+
+
 def mark(world: World, instance: str, state: str = "done") -> None:
     world.archive.marks[instance] = {"state": state}
 
@@ -78,7 +82,11 @@ def test_it_follows_what_is_noted_and_looks_up_the_rest(world: World) -> None:
 def test_reports_go_with_their_image_and_nothing_else_does(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     for one in ("a", "b"):
         world.archive.add(one)
-        world.archive.marks[one] = {"state": "done", "sr": {"instance": f"{one}'s"}, "outputs": [{"instance": "pdf"}]}
+        world.archive.marks[one] = {
+            "state": "done",
+            "sr": named(f"{one}'s"),
+            "outputs": [named("pdf") | {"kind": "pdf"}],
+        }
     world.settle()
     ours = Series("documents", "study of a", ["a's", "pdf", "another's"], radiographs=False, documents=True)
     images = Series("images", "study of a", ["a"], radiographs=True)
@@ -100,7 +108,7 @@ def test_an_image_that_comes_back_while_its_report_is_removed_gets_another(
 ) -> None:
     unmarked: list[str] = []
     world.archive.add("a")
-    world.archive.marks["a"] = {"state": "done", "sr": {"instance": "report"}}
+    world.archive.marks["a"] = {"state": "done", "sr": named("report")}
     world.settle()
     ours = Series("documents", "study of a", ["report"], radiographs=False, documents=True)
     monkeypatch.setattr(world.archive, "series_in", lambda _: [ours])
@@ -120,7 +128,7 @@ def test_reports_go_with_images_of_whose_deletion_nobody_told(world: World, monk
         world.archive.add(report, "SR")
         world.archive.subjects[report] = subject
     world.archive.guests.add("brought")
-    world.archive.marks["a"] = {"state": "done", "sr": {"instance": "of a"}}
+    world.archive.marks["a"] = {"state": "done", "sr": named("of a")}
     world.settle()
     assert set(world.archive.modality) == {"a", "b", "c", "of a", "of b", "brought", "odd"}
     world.archive.add("of gone", "SR")

@@ -39,7 +39,8 @@ def changed(data: bytes, change: Callable[[Dataset], object]) -> Provenance | No
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_document_as_we_write_it(documents: dict[str, bytes], kind: str) -> None:
-    assert provenance.read(documents[kind]) == Provenance(SOURCE.SOPInstanceUID, kind == "sr", unchanged=True)
+    series = pydicom.dcmread(BytesIO(documents[kind])).SeriesInstanceUID
+    assert provenance.read(documents[kind]) == Provenance(kind, SOURCE.SOPInstanceUID, series, unchanged=True)
 
 
 @pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "Manufacturer"])
@@ -47,22 +48,49 @@ def test_a_document_as_we_write_it(documents: dict[str, bytes], kind: str) -> No
 def test_a_copy_is_recognised_by_each_of_its_identifiers(documents: dict[str, bytes], kind: str, keyword: str) -> None:
     value = "Another one" if keyword == "Manufacturer" else generate_uid()
     said = changed(documents[kind], lambda ds: setattr(ds, keyword, value))
-    assert said == Provenance(SOURCE.SOPInstanceUID, kind == "sr", unchanged=False)
+    assert said
+    assert (said.kind, said.image, said.unchanged) == (kind, SOURCE.SOPInstanceUID, False)
+
+
+def anonymise(ds: Dataset) -> None:
+    ds.Manufacturer = "Another one"
+    for element in list(ds):
+        if element.VR == "SQ" or element.keyword == "DeviceSerialNumber":
+            del ds[element.tag]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_anonymising_leaves_says_nothing(documents: dict[str, bytes], kind: str) -> None:
-    def anonymise(ds: Dataset) -> None:
-        for element in list(ds):
-            if element.VR == "SQ" or element.keyword == "DeviceSerialNumber":
-                del ds[element.tag]
+def test_of_what_orthanc_anonymised_the_model_is_left(documents: dict[str, bytes], kind: str) -> None:
+    ds = pydicom.dcmread(BytesIO(documents[kind]))
+    anonymise(ds)
+    said = provenance.read(to_bytes(ds), changed_here=True)
+    assert said == Provenance(kind, "", ds.SeriesInstanceUID, unchanged=False)
+    assert provenance.read(to_bytes(ds)) is None
 
-    assert changed(documents[kind], anonymise) == Provenance("", scores=False, unchanged=False)
+
+def verify(ds: Dataset) -> None:
+    ds.VerificationFlag = "VERIFIED"
+
+
+def observe(ds: Dataset) -> None:
+    ds.VerifyingObserverSequence = [Dataset()]
+
+
+def replace(ds: Dataset) -> None:
+    ds.PredecessorDocumentsSequence = [Dataset()]
+
+
+@pytest.mark.parametrize("take_over", [verify, observe, replace])
+def test_what_a_person_took_over_is_not_ours_any_more(
+    documents: dict[str, bytes], take_over: Callable[[Dataset], object]
+) -> None:
+    assert changed(documents["sr"], take_over) is None
 
 
 def test_what_is_not_ours_is_left_to_others(documents: dict[str, bytes]) -> None:
     def disguise(ds: Dataset) -> None:
-        ds.Manufacturer, ds.ManufacturerModelName = "Another one", "Another one's"
+        ds.Manufacturer = "Another one"
+        del ds.ContributingEquipmentSequence
 
     assert changed(documents["sr"], disguise) is None
     assert provenance.read(b"no DICOM") is None

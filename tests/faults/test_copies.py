@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pydicom
 import pytest
+from pydicom import Dataset
 from pydicom.uid import generate_uid
 
 from bench.whole_system import WITHOUT_US
 from demo.phantoms import to_bytes
+from plugin.dispatcher import MOVING
 from tests.faults.conftest import Start
 from tests.faults.counting import wait_until_idle
 from tests.faults.images import image, images
+from tests.faults.test_overwriting import with_other_pixels
+from tests.faults.within import Hold
 from tests.pacs import Pacs, wait_for
 
 KEPT = {"Keep": ["SOPInstanceUID"], "Force": True}
@@ -27,6 +33,7 @@ COPIES: dict[str, tuple[str, dict[str, Any]]] = {
     "modified with its SOPInstanceUIDs": ("modify", KEPT | {"Replace": {"StudyDescription": "Another one"}}),
     "of another maker": ("modify", {"Replace": {"Manufacturer": "Another one"}}),
     "anonymized and of another maker": ("anonymize", {"Replace": {"Manufacturer": "Another one"}}),
+    "anonymized and of another modality": ("anonymize", {"Replace": {"Modality": "CR"}, "Force": True}),
 }
 
 ALL = "sr,secondary-capture,pdf"
@@ -63,9 +70,9 @@ def state_of(pacs: Pacs) -> str:
 
 def expect_quiet(pacs: Pacs) -> None:
     def quiet() -> bool | None:
-        """Nothing is written for a second; a loop would never let that happen."""
+        """Nothing is written for longer than documents are left alone; a loop would never let that happen."""
         position = pacs.get("/changes?last")["Last"]
-        time.sleep(1)
+        time.sleep(MOVING + 1)
         return pacs.get("/changes?last")["Last"] == position or None
 
     wait_for(quiet, 20, pacs.log)
@@ -196,10 +203,10 @@ def test_a_copy_of_a_report_that_comes_afterwards_does_not_stay(start: Start) ->
         study = pydicom.dcmread(BytesIO(pacs.file(other["instance"])))
         ds.PatientID, ds.StudyInstanceUID = study.PatientID, study.StudyInstanceUID
         ds.SeriesInstanceUID = generate_uid()
-        stranger = pacs.upload(to_bytes(ds))
+        pacs.upload(to_bytes(ds))
+        wait_for(lambda: pacs.reports_beside(other["instance"]) == [other["sr"]["instance"]] or None, 20, pacs.log)
         expect_quiet(pacs)
         assert len(pacs.reports_beside(one["instance"])) == 1
-        assert sorted(pacs.reports_beside(other["instance"])) == sorted([stranger, other["sr"]["instance"]])
         assert [pacs.result(each["instance"]) for each in (one, other)] == [one, other]  # nothing was done again
 
 
@@ -234,3 +241,111 @@ def test_a_report_goes_with_its_image_when_that_is_deleted_without_the_plugin(st
     with start(OUTPUTS=ALL) as pacs:
         expect_as_many_reports_as_images(pacs, [1])
         assert pacs.reports_beside(stays["instance"]) == [stays["sr"]["instance"]]
+
+
+def of_somebody(ds: Dataset) -> Dataset:
+    ds.SeriesInstanceUID = generate_uid()
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    return ds
+
+
+def verified(ds: Dataset) -> Dataset:
+    ds.VerificationFlag, ds.VerifyingObserverSequence = "VERIFIED", [Dataset()]
+    return of_somebody(ds)
+
+
+def another_product(ds: Dataset) -> Dataset:
+    ds.Manufacturer, ds.ManufacturerModelName = "ACME", "TorchXRayVision wrapper of our hospital"
+    del ds.ContributingEquipmentSequence
+    return of_somebody(ds)
+
+
+@pytest.mark.parametrize("made", [verified, another_product])
+def test_what_people_and_other_products_made_stays(start: Start, made: Callable[[Dataset], Dataset]) -> None:
+    with start(OUTPUTS=ALL) as pacs:
+        pacs.wait_until_ready()
+        result = pacs.result(pacs.upload(to_bytes(image(0))))
+        documents = [result["sr"], *result["outputs"]] if made is another_product else [result["sr"]]
+        theirs = [to_bytes(made(pydicom.dcmread(BytesIO(pacs.file(one["instance"]))))) for one in documents]
+        stored = {pacs.upload(data) for data in theirs}
+        expect_quiet(pacs)
+        assert stored <= set(pacs.get("/instances"))
+        study = pacs.get(f"/instances/{result['instance']}/study")["ID"]
+        ask(pacs, f"/studies/{study}/modify", {"Replace": {"StudyDescription": "Another one"}})
+        wait_until_idle(pacs, 2)
+        expect_quiet(pacs)
+        assert stored <= set(pacs.get("/instances"))
+        assert len(pacs.get("/instances")) == 2 * (4 + len(theirs))
+
+
+@pytest.mark.parametrize("moment", ["unmark", "delete"])
+def test_a_document_that_was_moved_comes_back_even_if_orthanc_ends_meanwhile(
+    start: Start, tmp_path: Path, moment: str
+) -> None:
+    hold = Hold(tmp_path, moment)
+    with start(**hold.environ) as pacs:
+        pacs.wait_until_ready()
+        result = pacs.result(pacs.upload(to_bytes(image(0))))
+        study = pacs.get(f"/instances/{result['instance']}/study")["ID"]
+        series = pacs.get(f"/instances/{result['sr']['instance']}/series")["ID"]
+        with hold:
+            ask(pacs, f"/studies/{study}/split", {"Series": [series], "KeepSource": False})
+            hold.wait_until_reached(pacs)
+            pacs.kill()
+        pacs.start()
+        pacs.wait_until_ready()
+        expect_as_many_reports_as_images(pacs, [1])
+
+
+def test_a_report_on_pixels_that_are_gone_does_not_come_back(start: Start) -> None:
+    with start({"OverwriteInstances": True}, OUTPUTS=ALL) as pacs:
+        pacs.wait_until_ready()
+        before = pacs.result(pacs.upload(to_bytes(image(0))))
+        files = [pacs.file(one["instance"]) for one in (before["sr"], *before["outputs"])]
+        pacs.upload(with_other_pixels())
+        wait_for(lambda: before["sr"]["instance"] not in pacs.reports_beside(before["instance"]) or None, 60, pacs.log)
+        for data in files:
+            pacs.upload(data)
+        expect_as_many_reports_as_images(pacs, [1])
+        assert before["sr"]["instance"] not in pacs.reports_beside(before["instance"])
+
+
+def test_what_becomes_something_else_loses_its_report(start: Start) -> None:
+    with start({"OverwriteInstances": True}, OUTPUTS=ALL) as pacs:
+        pacs.wait_until_ready()
+        pacs.result(pacs.upload(to_bytes(image(0))))
+        pacs.upload(with_other_pixels(Modality="XA"))
+        wait_for(lambda: list(contents(pacs).values()) == [{"image": 1}] or None, 20, lambda: state_of(pacs))
+
+
+def test_what_was_deleted_by_hand_stays_deleted(start: Start) -> None:
+    with start(OUTPUTS=ALL) as pacs:
+        pacs.wait_until_ready()
+        result = pacs.result(pacs.upload(to_bytes(image(0))))
+        page = result["outputs"][-1]["instance"]
+        pacs.session.delete(f"{pacs.url}/instances/{page}", timeout=10)
+        pacs.upload(copy_of(pacs.file(result["sr"]["instance"])))
+        expect_quiet(pacs)
+        assert list(contents(pacs).values()) == [{"image": 1, "report": 1, "picture": 1}]
+
+
+def elsewhere(data: bytes) -> bytes:
+    ds = pydicom.dcmread(BytesIO(data))
+    ds.PatientID, ds.StudyInstanceUID = "ELSEWHERE", generate_uid()
+    return to_bytes(of_somebody(ds))
+
+
+@pytest.mark.parametrize("accounts", [True, False])
+@pytest.mark.parametrize("change", [bytes, elsewhere])
+def test_documents_without_their_image_stay(start: Start, accounts: bool, change: Callable[[bytes], bytes]) -> None:
+    with start(name="there", OUTPUTS=ALL) as there:
+        there.wait_until_ready()
+        result = there.result(there.upload(to_bytes(image(0))))
+        files = [there.file(one["instance"]) for one in (result["sr"], *result["outputs"])]
+    sent: set[str] = set()
+    for _ in range(2):  # after a restart, too
+        with start({"AuthenticationEnabled": accounts}, name="here") as here:
+            here.wait_until_ready()
+            sent.update(here.upload(change(data)) for data in files)
+            expect_quiet(here)
+            assert set(here.get("/instances")) == sent
