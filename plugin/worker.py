@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from plugin.sr import Document
 
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
+M_ARENA_MAX = -8  # malloc.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,8 @@ def begin(connection: Connection, settings: Settings, model_path: Path, engine: 
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash would leave somebody's radiograph on the disk
+    if settings.in_flight > 1:  # else each thread would take 64 MB of addresses or more for itself
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
     limit = settings.MemoryLimit << 20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
