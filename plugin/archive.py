@@ -86,8 +86,8 @@ class Series(NamedTuple):
     id: str
     study: str
     instances: Sequence[str]
-    radiographs: bool  # ours to classify
-    documents: bool = False  # written by us, or copies of that
+    radiographs: bool  # CR or DX, so that each instance gets a mark
+    documents: bool = False  # written by us, or copies of that, whatever their Modality is by now
     SeriesInstanceUID: str = ""
 
 
@@ -336,13 +336,12 @@ def _instance(row: dict[str, Any], metadata: dict[str, str], own_addresses: Cont
 def _series(row: dict[str, Any]) -> Series:
     tags = row["MainDicomTags"]
     modality = tags.get("Modality", "")
-    radiographs = eligible_modality(modality)
     return Series(
         row["ID"],
         row["ParentStudy"],
         row["Instances"],
-        radiographs,
-        not radiographs and may_be_document(tags.get("Manufacturer", ""), modality, tags.get("SeriesNumber", "")),
+        eligible_modality(modality),
+        may_be_document(tags.get("Manufacturer", ""), modality, tags.get("SeriesNumber", "")),
         tags.get("SeriesInstanceUID", ""),
     )
 

@@ -239,10 +239,10 @@ class Dispatcher:
         """Of an instance that arrived, or was marked."""
         if series.radiographs:
             self._listing.note(found)
-        if found.guest if series.documents else not found.mark:
+        if not found.mark if series.radiographs else found.guest:
             self._arrivals[found.id] = order
             self._received[found.id] = moment(found.received) or time.time()
-            task = Task(False, order, found.id, series.study, guest=series.documents)
+            task = Task(False, order, found.id, series.study, guest=not series.radiographs)
             if task.guest:
                 self._guests.add(found.id)
                 heapq.heappush(self._waiting, (now + MOVING, task))

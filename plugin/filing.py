@@ -87,7 +87,7 @@ def _needless(archive: Archive, series: Sequence[Series], guest: Instance, finis
     said = provenance.read(archive.file(guest.id), guest.changed_here)
     if not said:
         return None
-    radiographs = {one.id for one in series if one.radiographs}
+    radiographs = {one.id for one in series if one.radiographs and not one.documents}
     images = archive.find(said.image) if said.image else []
     here = [image for image in images if image.series in radiographs]
     if said.unchanged and not guest.changed_here:
