@@ -26,6 +26,7 @@ from plugin import __version__, loopback, marks, query, routes  # noqa: E402
 from plugin.companion import Companion  # noqa: E402
 from plugin.query import File  # noqa: E402
 from plugin.settings import SECTION, BadSetting, Connection, Settings  # noqa: E402
+from plugin.thread_state import KeptThreadState  # noqa: E402
 
 LONGEST_WAIT = 1.5  # seconds
 BETWEEN_WRITES = 2.0  # seconds between two writings of the position in the change log
@@ -72,6 +73,7 @@ class Plugin:
         """Nothing is started before Orthanc is."""
         self._settings = settings
         self._connection = Connection.to_orthanc(configuration, orthanc.GenerateRestApiAuthorizationToken())
+        self._thread_state = KeptThreadState()
         self._companion: Companion | None = None
         self._early: list[str] = []
         self._since = 0
@@ -88,9 +90,12 @@ class Plugin:
             else:
                 self._early.append(resource)
         elif change == orthanc.ChangeType.ORTHANC_STARTED:
+            self._thread_state.enter()
             self._start()
-        elif change == orthanc.ChangeType.ORTHANC_STOPPED and self._companion:
-            self._companion.stop()
+        elif change == orthanc.ChangeType.ORTHANC_STOPPED:
+            self._thread_state.leave()
+            if self._companion:
+                self._companion.stop()
         elif change == orthanc.ChangeType.DELETED and level == orthanc.ResourceType.INSTANCE and self._companion:
             self._companion.tell({"deleted": resource})
 
