@@ -36,6 +36,10 @@ def file(archive: Archive, documents: Mapping[str, Document], study: str, source
 def _store(archive: Archive, document: Document, study: str, source: str) -> str:
     """Undone if it landed elsewhere than in the image's study."""
     stored = archive.store(document.data)
+    if not stored.new and any(found.guest for found in archive.instances([stored.instance])):
+        # Brought by others: as we wrote it, perhaps, and perhaps not.
+        archive.delete(stored.instance)
+        stored = archive.store(document.data)
     if stored.study != study:
         # What was there before is a rest of a try that was cut short, unless that study has such an image of its own.
         if stored.new or not archive.holds(stored.study, source):

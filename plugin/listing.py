@@ -13,7 +13,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from plugin.archive import Archive, ArchiveUnavailable, Gone, Instance, Place
-from plugin.marks import eligible_modality
+from plugin.marks import eligible_modality, is_report_uid
 from plugin.worklist import Worklist
 
 PAGE = 100  # series that are read in one round of filling, and news in one round
@@ -160,13 +160,19 @@ class Listing:
     def _withdraw(self, gone: Collection[str]) -> None:
         """Remove the reports on images that are gone: nobody can look at what they describe any more."""
         filed = self._worklist.filed(gone)
-        for _, study, documents in filed:
+        for one in filed:
             with suppress(Gone):  # the study as a whole, as a rule
-                for series in self._archive.series_in(study):
-                    for document in documents.intersection(series.instances) if series.documents else ():
-                        self._archive.delete(document)
-        for back in self._archive.instances([instance for instance, _, _ in filed]):
+                series = [each for each in self._archive.series_in(one.study) if each.documents]
+                others = self._worklist.filed_in([one.study]) - one.documents
+                for found in self._archive.instances({each for row in series for each in row.instances} - others):
+                    if found.id in one.documents or self._is_on(one.image, found):
+                        self._archive.delete(found.id)
+        for back in self._archive.instances([one.instance for one in filed]):
             self._archive.unmark(back.id)  # it came again meanwhile, and its report may be what was removed
+
+    def _is_on(self, image: str, document: Instance) -> bool:
+        """Whether it is a report of another server on this image; what people made of one has a UID of theirs."""
+        return is_report_uid(document.SOPInstanceUID) and self._archive.subject(document.id) == image
 
     def _placed(self, found: Sequence[Instance]) -> list[tuple[Instance, Place]]:
         places = self._archive.places(sorted({one.series for one in found}))

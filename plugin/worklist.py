@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plugin import marks, scratch
 
@@ -47,6 +47,15 @@ CREATE TABLE labels (id INTEGER PRIMARY KEY, label TEXT NOT NULL UNIQUE);
 CREATE TABLE scores (
     label INTEGER NOT NULL, image INTEGER NOT NULL, score REAL NOT NULL, PRIMARY KEY (label, image)) WITHOUT ROWID;
 """
+
+
+class Filed(NamedTuple):
+    """What was filed on an image: Orthanc's ids of the image, its study and the documents, and the SOPInstanceUID."""
+
+    instance: str
+    study: str
+    image: str
+    documents: set[str]
 
 
 class Worklist:
@@ -95,15 +104,17 @@ class Worklist:
                 for (image,) in self._db.execute("SELECT id FROM images WHERE instance = ?", [instance]).fetchall():
                     self._delete(image)
 
-    def filed(self, instances: Iterable[str]) -> list[tuple[str, str, set[str]]]:
-        """Of those among these images that have reports: their id, their study's, and the ids of what was filed."""
+    def filed(self, instances: Iterable[str]) -> list[Filed]:
+        """Of those among these images that have reports."""
         found = []
         for instance in instances:
             row = self._db.execute(
                 "SELECT study, text FROM images JOIN marks ON image = id WHERE instance = ?", [instance]
             ).fetchone()
-            if row and (documents := _documents(row[1])):
-                found.append((instance, row[0], documents))
+            mark = json.loads(zlib.decompress(row[1])) if row else {}
+            if marks.documents(mark):
+                image = str(mark.get("image", {}).get("SOPInstanceUID", ""))
+                found.append(Filed(instance, row[0], image, _documents(row[1])))
         return found
 
     def filed_in(self, studies: Iterable[str]) -> set[str]:

@@ -26,6 +26,7 @@ class FakeArchive(Archive):
         self.modality: dict[str, str] = {}
         self.marks: dict[str, dict[str, Any]] = {}
         self.guests: set[str] = set()
+        self.uids: dict[str, str] = {}
         self.subjects: dict[str, str] = {}  # of documents; SOPInstanceUIDs are ids here, and each has its own study
         self.log: list[str] = []
         self.asked: list[str] = []
@@ -46,14 +47,20 @@ class FakeArchive(Archive):
 
     def instances(self, ids: Collection[str]) -> list[Instance]:
         found = sorted((one for one in ids if one in self.modality), reverse=True)  # in no order that means anything
-        return [Instance(one, f"series of {one}", self.marks.get(one), guest=one in self.guests) for one in found]
+        return [
+            Instance(one, f"series of {one}", self.marks.get(one), "", self.uids.get(one, ""), guest=one in self.guests)
+            for one in found
+        ]
 
     def series(self, ids: Collection[str]) -> list[Series]:
         instances = {one.removeprefix("series of ") for one in ids} & self.modality.keys()
         return [self._series_of(one) for one in instances]
 
+    def series_in(self, study: str) -> list[Series]:
+        return [self._series_of(one) for one in self.modality if self._study_of(one) == study]
+
     def _study_of(self, instance: str) -> str:
-        return f"study of {instance.removeprefix('of ')}"
+        return f"study of {instance.replace('of ', '')}"
 
     def _series_of(self, instance: str) -> Series:
         modality = self.modality[instance]

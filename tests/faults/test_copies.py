@@ -16,6 +16,7 @@ from pydicom.uid import generate_uid
 
 from bench.whole_system import WITHOUT_US
 from demo.phantoms import to_bytes
+from plugin import stand_in, weights
 from plugin.dispatcher import MOVING
 from tests.faults.conftest import Start
 from tests.faults.counting import wait_until_idle
@@ -208,6 +209,32 @@ def test_a_copy_of_a_report_that_comes_afterwards_does_not_stay(start: Start) ->
         expect_quiet(pacs)
         assert len(pacs.reports_beside(one["instance"])) == 1
         assert [pacs.result(each["instance"]) for each in (one, other)] == [one, other]  # nothing was done again
+
+
+@pytest.mark.parametrize("report_first", [True, False])
+def test_a_report_from_another_orthanc_goes_with_its_image(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report_first: bool
+) -> None:
+    """One that stood there before ours, and one by another model that came afterwards."""
+    data, model = to_bytes(image(0)), {}
+    if not report_first:
+        monkeypatch.setattr(stand_in, "SEED", 7)
+        model["WEIGHTS"] = str(tmp_path / "another.pt")
+        model["WEIGHTS_SHA256"] = weights.write_stand_in(Path(model["WEIGHTS"]))
+    with start(name="there", **model) as there:
+        there.wait_until_ready()
+        report = there.file(there.result(there.upload(data))["sr"]["instance"])
+    with start(name="here") as here:
+        here.wait_until_ready()
+        for file in (report, data) if report_first else (data, report):
+            instance = here.upload(file)
+            if file is data:
+                here.result(instance)
+        expect_quiet(here)
+        (found,) = contents(here).values()
+        assert found == {"image": 1, "report": 1 if report_first else 2}
+        here.session.delete(f"{here.url}/instances/{here.upload(data)}", timeout=10)
+        wait_for(lambda: not here.get("/instances") or None, 20, lambda: state_of(here))
 
 
 @pytest.mark.parametrize("how", ["split", "delete"])
