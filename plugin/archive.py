@@ -28,6 +28,7 @@ from plugin.settings import IN_FLIGHT, Connection
 
 TIMEOUT = Timeout(connect=5, read=120)  # seconds; reading: between two bytes of an answer
 DECODING = 4752  # the metadata that stands while Orthanc is decoding an image for us
+COPYING = ("ResourceModification", "MergeStudy", "SplitStudy")
 CHANGED = {"ModifiedFrom", "AnonymizedFrom"}
 EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 REFERENCES = ("0040-a375/0/0008-1115/0/0008-1199/0/0008-1155", "0008-2112/0/0008-1155", "0042-0013/0/0008-1155")
@@ -245,6 +246,14 @@ class Archive:
         """The instances of this SOPInstanceUID, in whatever study."""
         found = self._ask("POST", "/tools/lookup", body=sop_instance_uid.encode()).json()
         return self.instances([one["ID"] for one in found if one["Type"] == "Instance"])
+
+    def is_copying(self) -> bool:
+        """Whether Orthanc is modifying, anonymising, merging or splitting something at present.
+
+        Such a job ends with an error if what it has made is removed before its end.
+        """
+        jobs = self._ask("GET", "/jobs?expand").json()
+        return any(job["Type"] in COPYING and job["State"] in ("Pending", "Running", "Retry") for job in jobs)
 
     def holds(self, study: str, sop_instance_uid: str) -> bool:
         """Whether a study has an instance of this SOPInstanceUID."""

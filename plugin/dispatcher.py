@@ -31,6 +31,7 @@ LONGEST = 30.0  # seconds between two looks at the change log
 SOON = 0.1  # seconds from a task's end to the look at what it wrote there: one look for several
 LONGEST_PAUSE = 300.0  # seconds between two tries of something that is not the image's fault
 MOVING = 2.0  # seconds in which Orthanc removes what it has copied, if it is to be moved
+GUEST_PAUSES = 9  # after which, in 8 minutes, a document that others brought is left where it is
 ELSEWHERE = 2.0  # seconds between two looks at what another server works on
 AHEAD = 2  # groups of tasks given to the pool for each worker, so that none waits for the next
 GRACE = 30.0  # seconds beside its time limit that a task may take: to end a process that hangs, to start another one
@@ -283,7 +284,7 @@ class Dispatcher:
                 self._account(task, outcome, now)
 
     def _account(self, task: Task, outcome: Outcome, now: float) -> None:
-        if outcome.state == "later":
+        if outcome.state == "later" and not (task.guest and task.pauses == GUEST_PAUSES):
             self._again(task, outcome, now)
             return
         self._arrivals.pop(task.instance, None)
@@ -294,7 +295,7 @@ class Dispatcher:
             self._unsure.append(task.instance)  # it may have come back
         self._touched.discard(task.instance)
         if task.guest:
-            level = "warning" if outcome.reason else "info"
+            level = "warning" if outcome.reason == "removed" else "info"
             self._say(level, f"Instance {task.instance}, a copy of a report: {outcome.reason or outcome.state}")
             return
         self._listing.look_up(task.instance)
@@ -350,7 +351,8 @@ class Dispatcher:
         pause = min(2.0**task.pauses, LONGEST_PAUSE)
         task.pauses += 1
         heapq.heappush(self._waiting, (now + pause, task))
-        self._say("warning", f"Instance {task.instance} is tried again in {pause:.0f} s: {outcome.reason}")
+        level = "info" if task.guest else "warning"
+        self._say(level, f"Instance {task.instance} is tried again in {pause:.0f} s: {outcome.reason}")
 
     def _report(self) -> None:
         problem = self._pool.problem()

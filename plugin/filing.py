@@ -12,9 +12,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from plugin import marks, provenance
-from plugin.archive import Archive, Gone, Instance, Refused, Series
+from plugin.archive import Archive, ArchiveUnavailable, Gone, Instance, Refused, Series
 from plugin.provenance import Provenance
 from plugin.sr import Document, on_same_image, report_uid
+
+
+class TooEarly(ArchiveUnavailable):
+    """What is to become of a guest cannot be told yet, or not be done yet."""
 
 
 def file(archive: Archive, documents: Mapping[str, Document], study: str, source: str) -> dict[str, str]:
@@ -66,42 +70,48 @@ def _clear(archive: Archive, series: Sequence[Series], source: str, report: str,
     """
     documents = [document for one in series if one.documents for document in one.instances if document not in own]
     for found in archive.instances(documents):
-        with suppress(Gone):
-            if on_same_image(found.SOPInstanceUID, report) or (
-                found.guest and _needless(archive, series, found, source)
-            ):
-                archive.delete(found.id)
+        if on_same_image(found.SOPInstanceUID, report):
+            archive.delete(found.id)
+        elif found.guest:
+            with suppress(Gone, TooEarly):
+                _tidy(archive, series, found, source)
 
 
 def tidy(archive: Archive, study: str, guest: str) -> bool:
-    """Look at a guest that has arrived in a study; whether it was removed just now."""
-    for found in archive.instances([guest]):
-        if said := _needless(archive, archive.series_in(study), found):
-            _restore(archive, said)
-            archive.delete(guest)
-            return True
-    return False
+    """Look at a guest that has arrived in a study; whether it was removed just now.
+
+    :raises TooEarly: if its image is not classified yet, or Orthanc is not done with what it is doing.
+    """
+    return any(_tidy(archive, archive.series_in(study), found) for found in archive.instances([guest]))
 
 
-def _needless(archive: Archive, series: Sequence[Series], guest: Instance, finished: str = "") -> Provenance | None:
-    """What a guest in a study of these series says, if it need not stay.
-
+def _tidy(archive: Archive, series: Sequence[Series], guest: Instance, finished: str = "") -> bool:
+    """
+    :param series: all of the study.
     :param finished: the SOPInstanceUID of an image whose documents are known, and the guest is none of them.
     """
     said = provenance.read(archive.file(guest.id), guest.changed_here)
-    if not said:
-        return None
+    if not said or _stays(archive, series, guest, said, finished):
+        return False
+    if archive.is_copying():
+        raise TooEarly("Orthanc is copying or moving studies")
+    _restore(archive, said)
+    archive.delete(guest.id)
+    return True
+
+
+def _stays(archive: Archive, series: Sequence[Series], guest: Instance, said: Provenance, finished: str) -> bool:
     radiographs = {one.id for one in series if one.radiographs and not one.documents}
     images = archive.find(said.image) if said.image else []
     here = [image for image in images if image.series in radiographs]
     if said.unchanged and not guest.changed_here:
         # Another server's, which stays, also where its image may still come; or ours, of pixels or of a name before.
-        stays = not any(_replaced(image, guest, said) for image in here)
-    elif here:
-        stays = said.image != finished and not all(image.mark and not _names(image, guest) for image in here)
-    else:
-        stays = not (images or radiographs or guest.changed_here)
-    return None if stays else said
+        return not any(_replaced(image, guest, said) for image in here)
+    if here and said.image != finished:
+        if not all(image.mark for image in here):
+            raise TooEarly("Its image is not classified yet")
+        return any(_names(image, guest) for image in here)
+    return not (images or radiographs or guest.changed_here)
 
 
 def _names(image: Instance, document: Instance) -> bool:

@@ -479,6 +479,19 @@ def test_a_document_that_others_brought_is_looked_at_and_is_no_image(world: Worl
     assert world.said["position"] == 3
 
 
+def test_a_guest_is_not_looked_at_without_end(world: World) -> None:
+    world.archive.guests.add("guest")
+    world.archive.add("guest", "SR")
+    world.tick()
+    for _ in range(20):
+        world.tick(dispatcher.LONGEST_PAUSE)
+        if not world.pool.tasks["guest"].done():
+            world.finish("guest", Outcome("later", "Its image is not classified yet"))
+            world.tick()
+    assert len(world.pool.given) == dispatcher.GUEST_PAUSES + 1
+    assert world.said["position"] == 1
+
+
 def test_a_deleted_image_leaves_no_trace(world: World) -> None:
     world.archive.add("a")
     world.tick()

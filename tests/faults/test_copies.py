@@ -21,6 +21,7 @@ from plugin.dispatcher import MOVING
 from tests.faults.conftest import Start
 from tests.faults.counting import wait_until_idle
 from tests.faults.images import image, images
+from tests.faults.test_model_file import has_torch
 from tests.faults.test_overwriting import with_other_pixels
 from tests.faults.within import Hold
 from tests.pacs import Pacs, wait_for
@@ -211,7 +212,7 @@ def test_a_copy_of_a_report_that_comes_afterwards_does_not_stay(start: Start) ->
         assert [pacs.result(each["instance"]) for each in (one, other)] == [one, other]  # nothing was done again
 
 
-@pytest.mark.parametrize("report_first", [True, False])
+@pytest.mark.parametrize("report_first", [True, pytest.param(False, marks=has_torch)])
 def test_a_report_from_another_orthanc_goes_with_its_image(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report_first: bool
 ) -> None:
