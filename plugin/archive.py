@@ -6,6 +6,7 @@ while an upload waits for the interpreter stops all uploads.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Container, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -243,7 +244,9 @@ class Archive:
         return Stored(answer["ID"], answer["ParentSeries"], answer["ParentStudy"], new)
 
     def find(self, sop_instance_uid: str) -> list[Instance]:
-        """The instances of this SOPInstanceUID, in whatever study."""
+        """The instances of this SOPInstanceUID, in whatever study; none if it is no UID."""
+        if not re.fullmatch("[0-9.]{1,64}", sop_instance_uid):
+            return []
         found = self._ask("POST", "/tools/lookup", body=sop_instance_uid.encode()).json()
         return self.instances([one["ID"] for one in found if one["Type"] == "Instance"])
 

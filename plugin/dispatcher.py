@@ -133,8 +133,8 @@ class Dispatcher:
         self._past: set[str] = set()  # unfinished, from a backfill
         self._received: dict[str, float] = {}  # of the unfinished arrivals, in seconds since 1970
         self._metrics = Metrics()
-        self._touched: set[str] = set()  # unfinished, of which the log has told more
-        self._unsure: list[str] = []  # finished, but others may have written to them meanwhile
+        self._touched: dict[str, int] = {}  # unfinished, of which the log has told more, and the first place where
+        self._unsure: dict[str, int] = {}  # finished, but others may have written to them meanwhile
         self._dates: str | None = None
         self._backfill: Walk | None = None
         self._look = 0.0  # when to look at the change log again, though nothing rang
@@ -150,7 +150,7 @@ class Dispatcher:
         if news or now >= self._look:
             self._look = now + LONGEST
             try:
-                self.want(self._unsure, now)
+                self._queue(self._unsure, now)
                 self._unsure.clear()
                 self._read_log(now)
                 if self._look_back():
@@ -195,10 +195,7 @@ class Dispatcher:
 
     def _read_log(self, now: float) -> None:
         for places in self._log.read(now):
-            late = places and self._arrivals and min(places.values()) < next(reversed(self._arrivals.values()))
             self._queue(places, now)
-            if late:  # the first arrival tells what is finished
-                self._arrivals = OrderedDict(sorted(self._arrivals.items(), key=lambda arrival: arrival[1]))
         self._listing.reached(self._log.position)
 
     def _look_back(self) -> bool:
@@ -226,15 +223,18 @@ class Dispatcher:
         """Queue arrivals, given with their places in the log."""
         for unfinished in places.keys() & self._arrivals.keys():
             self._listing.look_up(unfinished)  # it may have its mark already
-            self._touched.add(unfinished)  # or lost it again, if it is to be classified once more
+            self._touched.setdefault(unfinished, places[unfinished])  # or lost it, if it is to be classified again
         # Most of what arrives in a hospital is not ours: of that, nothing is asked but where it belongs.
         wanted = {one for one in places if one not in self._arrivals}
         series = {one.id: one for one in self._archive.series(wanted) if one.radiographs or one.documents}
         wanted = wanted.intersection(chain.from_iterable(one.instances for one in series.values()))
         found = [one for one in self._archive.instances(wanted) if one.series in series]
         # In the log's order, which Orthanc's answer does not keep: the first arrival tells what is finished.
+        late = found and self._arrivals and min(places.values()) < next(reversed(self._arrivals.values()))
         for one in sorted(found, key=lambda one: places[one.id]):
             self._hear(one, series[one.series], places[one.id], now)
+        if late:
+            self._arrivals = OrderedDict(sorted(self._arrivals.items(), key=lambda arrival: arrival[1]))
 
     def _hear(self, found: Instance, series: Series, order: int, now: float) -> None:
         """Of an instance that arrived, or was marked."""
@@ -291,9 +291,9 @@ class Dispatcher:
         self._received.pop(task.instance, None)
         self._past.discard(task.instance)
         self._guests.discard(task.instance)
-        if not task.guest and (outcome.state == "gone" or task.instance in self._touched):
-            self._unsure.append(task.instance)  # it may have come back
-        self._touched.discard(task.instance)
+        touched = self._touched.pop(task.instance, self._log.position if outcome.state == "gone" else None)
+        if touched is not None and not task.guest:
+            self._unsure[task.instance] = touched  # it may have come back
         if task.guest:
             level = "warning" if outcome.reason == "removed" else "info"
             self._say(level, f"Instance {task.instance}, a copy of a report: {outcome.reason or outcome.state}")

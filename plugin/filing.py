@@ -40,8 +40,7 @@ def file(archive: Archive, documents: Mapping[str, Document], study: str, source
 def _store(archive: Archive, document: Document, study: str, source: str) -> str:
     """Undone if it landed elsewhere than in the image's study."""
     stored = archive.store(document.data)
-    if not stored.new and any(found.guest for found in archive.instances([stored.instance])):
-        # Brought by others: as we wrote it, perhaps, and perhaps not.
+    if not stored.new and any(_is_copy(archive, found) for found in archive.instances([stored.instance])):
         archive.delete(stored.instance)
         stored = archive.store(document.data)
     if stored.study != study:
@@ -70,11 +69,12 @@ def _clear(archive: Archive, series: Sequence[Series], source: str, report: str,
     """
     documents = [document for one in series if one.documents for document in one.instances if document not in own]
     for found in archive.instances(documents):
-        if on_same_image(found.SOPInstanceUID, report):
-            archive.delete(found.id)
-        elif found.guest:
-            with suppress(Gone, TooEarly):
-                _tidy(archive, series, found, source)
+        with suppress(Gone, TooEarly):
+            if not on_same_image(found.SOPInstanceUID, report):
+                if found.guest:
+                    _tidy(archive, series, found, source)
+            elif not found.guest or _is_copy(archive, found):
+                archive.delete(found.id)
 
 
 def tidy(archive: Archive, study: str, guest: str) -> bool:
@@ -98,6 +98,11 @@ def _tidy(archive: Archive, series: Sequence[Series], guest: Instance, finished:
     _restore(archive, said)
     archive.delete(guest.id)
     return True
+
+
+def _is_copy(archive: Archive, document: Instance) -> bool:
+    """Of a document of ours, as others brought it; not one that a person took over."""
+    return document.guest and provenance.read(archive.file(document.id), document.changed_here) is not None
 
 
 def _stays(archive: Archive, series: Sequence[Series], guest: Instance, said: Provenance, finished: str) -> bool:

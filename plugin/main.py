@@ -13,6 +13,7 @@ import signal
 import sqlite3
 import sys
 import time
+from dataclasses import asdict
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -107,14 +108,8 @@ class Plugin:
         self._companion = Companion(command, ROOT, self._first_message, self._hear)
 
     def _first_message(self) -> dict[str, Any]:
-        connection = self._connection
         return {
-            "connection": {
-                "url": connection.url,
-                "authorization": connection.authorization,
-                "certificate": connection.certificate,
-                "shared": connection.shared,
-            },
+            "connection": asdict(self._connection),
             "settings": self._settings.as_json(),
             "since": self._since,
             "instances": self._early,

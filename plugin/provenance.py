@@ -21,8 +21,16 @@ KINDS: Final[Mapping[UID, str]] = MappingProxyType(
 )
 """What we write, by SOP class: nothing changes that."""
 
-SOMEBODYS: Final = ("VerifyingObserverSequence", "PredecessorDocumentsSequence")
+SOMEBODYS: Final = (
+    "VerifyingObserverSequence",
+    "PredecessorDocumentsSequence",
+    "AuthorObserverSequence",
+    "ParticipantSequence",
+)
 """What stands in a document that a person has taken over, and never in ours."""
+
+ORTHANCS_ROOT: Final = "1.2.276.0.7230010.3.1.4."
+"""Of the SOPInstanceUIDs that Orthanc makes, with DCMTK."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +50,24 @@ class Provenance:
 
 
 def read(data: bytes, changed_here: bool = False) -> Provenance | None:
-    """None if it is not ours, or not any more.
+    """None if it is not ours, or not any more: what has our name in it and a UID of somebody else is somebody's.
 
-    :param changed_here: whether Orthanc made it of another one: both Manufacturers may have been replaced or taken out.
+    :param changed_here: whether this Orthanc made it of another one, in which Manufacturer may have been replaced.
     """
     try:
         ds = pydicom.dcmread(BytesIO(data), stop_before_pixels=True)
         kind = KINDS[ds.SOPClassUID]
-        ours = _made_by_us(ds) or (changed_here and _of_our_model(ds))
-        if not ours or ds.get("VerificationFlag") == "VERIFIED" or any(keyword in ds for keyword in SOMEBODYS):
+        ours = ds.get("Manufacturer") == MANUFACTURER or (changed_here and _of_our_model(ds))
+        copied = changed_here or is_report_uid(ds.SOPInstanceUID) or ds.SOPInstanceUID.startswith(ORTHANCS_ROOT)
+        if (
+            not (ours and copied)
+            or ds.get("VerificationFlag") == "VERIFIED"
+            or any(keyword in ds for keyword in SOMEBODYS)
+        ):
             return None
         return Provenance(kind, _image(ds, kind), str(ds.SeriesInstanceUID), _unchanged(ds, kind))
     except Exception:  # whatever another program made of it
         return None
-
-
-def _made_by_us(ds: Dataset) -> bool:
-    return any(one.get("Manufacturer") == MANUFACTURER for one in (ds, *ds.get("ContributingEquipmentSequence", ())))
 
 
 def _of_our_model(ds: Dataset) -> bool:

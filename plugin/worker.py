@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -261,7 +261,8 @@ def _mark(instance: str, study: str, state: Literal["skipped", "failed"], reason
     """Say why there is no report, and withdraw those of pixels that stood under the same identifiers before."""
     from plugin import filing
 
-    filing.withdraw(_archive, study, instance)
+    with suppress(Refused):  # whatever it is, the image gets its mark
+        filing.withdraw(_archive, study, instance)
     _archive.mark(instance, marks.mark(state, instance, reason=reason, created=_now().isoformat(), **more))
     return Outcome(state, reason)
 

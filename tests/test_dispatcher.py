@@ -531,9 +531,12 @@ def test_a_mark_that_is_removed_before_its_worker_ends_is_made_again(world: Worl
     del world.archive.marks["a"]
     world.archive.log.append("a")
     world.tick()
+    world.archive.add("b")
+    world.tick()
     world.pool.tasks["a"].set_result([Outcome("done")])
     world.tick()
-    assert world.pool.given == ["a", "a"]
+    assert world.pool.given == ["a", "b", "a"]
+    assert world.said["position"] == 2  # what was read after it will be read again, if it ends here
 
 
 def test_a_restart_counts_what_was_done_before_and_forgets_what_is_deleted(world: World) -> None:

@@ -14,7 +14,7 @@ from pydicom.uid import generate_uid
 from demo.phantoms import to_bytes
 from plugin import outputs, provenance, sr
 from plugin.pixels import Pixels
-from plugin.provenance import Provenance
+from plugin.provenance import ORTHANCS_ROOT, Provenance
 from tests.sr_reports import NOON, report_on
 from tests.sr_sources import dataset
 from tests.test_outputs import spot
@@ -43,13 +43,26 @@ def test_a_document_as_we_write_it(documents: dict[str, bytes], kind: str) -> No
     assert provenance.read(documents[kind]) == Provenance(kind, SOURCE.SOPInstanceUID, series, unchanged=True)
 
 
-@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "Manufacturer"])
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_copy_is_recognised_by_each_of_its_identifiers(documents: dict[str, bytes], kind: str, keyword: str) -> None:
-    value = "Another one" if keyword == "Manufacturer" else generate_uid()
-    said = changed(documents[kind], lambda ds: setattr(ds, keyword, value))
+    said = changed(documents[kind], lambda ds: setattr(ds, keyword, generate_uid(ORTHANCS_ROOT)))
     assert said
     assert (said.kind, said.image, said.unchanged) == (kind, SOURCE.SOPInstanceUID, False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_has_a_uid_of_somebody_else_is_somebodys(documents: dict[str, bytes], kind: str) -> None:
+    assert changed(documents[kind], lambda ds: setattr(ds, "SOPInstanceUID", generate_uid())) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_manufacturer_is_believed_unless_orthanc_wrote_it_here(documents: dict[str, bytes], kind: str) -> None:
+    ds = pydicom.dcmread(BytesIO(documents[kind]))
+    ds.Manufacturer = "Another one"
+    assert provenance.read(to_bytes(ds)) is None
+    said = provenance.read(to_bytes(ds), changed_here=True)
+    assert said and not said.unchanged
 
 
 def anonymise(ds: Dataset) -> None:
@@ -80,7 +93,11 @@ def replace(ds: Dataset) -> None:
     ds.PredecessorDocumentsSequence = [Dataset()]
 
 
-@pytest.mark.parametrize("take_over", [verify, observe, replace])
+def write(ds: Dataset) -> None:
+    ds.AuthorObserverSequence = [Dataset()]
+
+
+@pytest.mark.parametrize("take_over", [verify, observe, replace, write])
 def test_what_a_person_took_over_is_not_ours_any_more(
     documents: dict[str, bytes], take_over: Callable[[Dataset], object]
 ) -> None:

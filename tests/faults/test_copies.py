@@ -18,6 +18,7 @@ from bench.whole_system import WITHOUT_US
 from demo.phantoms import to_bytes
 from plugin import stand_in, weights
 from plugin.dispatcher import MOVING
+from plugin.provenance import ORTHANCS_ROOT
 from tests.faults.conftest import Start
 from tests.faults.counting import wait_until_idle
 from tests.faults.images import image, images
@@ -188,7 +189,7 @@ def test_a_report_from_another_orthanc_is_the_same_report(start: Start, report_f
 def copy_of(data: bytes) -> bytes:
     """The same under another SOPInstanceUID, as Orthanc gives them."""
     ds = pydicom.dcmread(BytesIO(data))
-    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid(ORTHANCS_ROOT)
     return to_bytes(ds)
 
 
@@ -277,6 +278,10 @@ def of_somebody(ds: Dataset) -> Dataset:
     return ds
 
 
+def annotated(ds: Dataset) -> Dataset:
+    return of_somebody(ds)
+
+
 def verified(ds: Dataset) -> Dataset:
     ds.VerificationFlag, ds.VerifyingObserverSequence = "VERIFIED", [Dataset()]
     return of_somebody(ds)
@@ -288,12 +293,12 @@ def another_product(ds: Dataset) -> Dataset:
     return of_somebody(ds)
 
 
-@pytest.mark.parametrize("made", [verified, another_product])
+@pytest.mark.parametrize("made", [annotated, verified, another_product])
 def test_what_people_and_other_products_made_stays(start: Start, made: Callable[[Dataset], Dataset]) -> None:
     with start(OUTPUTS=ALL) as pacs:
         pacs.wait_until_ready()
         result = pacs.result(pacs.upload(to_bytes(image(0))))
-        documents = [result["sr"], *result["outputs"]] if made is another_product else [result["sr"]]
+        documents = [result["sr"], *result["outputs"]] if made is not verified else [result["sr"]]
         theirs = [to_bytes(made(pydicom.dcmread(BytesIO(pacs.file(one["instance"]))))) for one in documents]
         stored = {pacs.upload(data) for data in theirs}
         expect_quiet(pacs)
@@ -374,6 +379,32 @@ def test_documents_without_their_image_stay(start: Start, accounts: bool, change
     for _ in range(2):  # after a restart, too
         with start({"AuthenticationEnabled": accounts}, name="here") as here:
             here.wait_until_ready()
+            here.session.auth = here.session.auth if accounts else None
             sent.update(here.upload(change(data)) for data in files)
             expect_quiet(here)
             assert set(here.get("/instances")) == sent
+
+
+def test_a_document_about_no_possible_image_harms_nobody(start: Start) -> None:
+    with start(OUTPUTS=ALL) as pacs:
+        pacs.wait_until_ready()
+        ds, second = image(0), image(1)
+        second.PatientID, second.StudyInstanceUID = ds.PatientID, ds.StudyInstanceUID
+        result = pacs.result(pacs.upload(to_bytes(ds)))
+        odd = pydicom.dcmread(BytesIO(copy_of(pacs.file(result["outputs"][-1]["instance"]))))
+        odd.SourceInstanceSequence[0].ReferencedSOPInstanceUID = "*"
+        pacs.upload(to_bytes(odd))
+        assert pacs.result(pacs.upload(to_bytes(second)))["state"] == "done"
+        expect_quiet(pacs)
+
+
+def test_what_stays_has_its_report_when_another_image_is_split_away_with_it(start: Start) -> None:
+    with start() as pacs:
+        pacs.wait_until_ready()
+        ds, second = image(0), image(1)
+        second.PatientID, second.StudyInstanceUID = ds.PatientID, ds.StudyInstanceUID
+        stays, goes = (pacs.result(pacs.upload(to_bytes(one)))["instance"] for one in (ds, second))
+        study = pacs.get(f"/instances/{goes}/study")["ID"]
+        series = [one["ID"] for one in pacs.get(f"/studies/{study}/series") if stays not in one["Instances"]]
+        ask(pacs, f"/studies/{study}/split", {"Series": series, "KeepSource": False})
+        expect_as_many_reports_as_images(pacs, [1, 1])
