@@ -303,6 +303,8 @@ def test_what_people_and_other_products_made_stays(start: Start, made: Callable[
         stored = {pacs.upload(data) for data in theirs}
         expect_quiet(pacs)
         assert stored <= set(pacs.get("/instances"))
+        if made is annotated:
+            return  # what Orthanc makes of such a one is told from a copy of ours by nothing that stands in it
         study = pacs.get(f"/instances/{result['instance']}/study")["ID"]
         ask(pacs, f"/studies/{study}/modify", {"Replace": {"StudyDescription": "Another one"}})
         wait_until_idle(pacs, 2)
