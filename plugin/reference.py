@@ -24,8 +24,9 @@ The plugin reads the section `{section}` of Orthanc's configuration, `orthanc.js
 ```
 
 It is checked when Orthanc starts: an unknown key or a bad value stops Orthanc with the key, the value and what is
-allowed. A variable of the environment overrides the file. The names that begin with `ORTHANC__` are the image's alone;
-of the others, `compose.yaml` hands on `OUTPUTS`, and builds the image with `WEIGHTS` and `WEIGHTS_SHA256`.
+allowed. Natively, the file is plain JSON: a comment, which Orthanc itself would take, or a comma too many is refused,
+with its line. A variable of the environment overrides the file. The names that begin with `ORTHANC__` are the image's
+alone; of the others, `compose.yaml` hands on `OUTPUTS`, and builds the image with `WEIGHTS` and `WEIGHTS_SHA256`.
 
 | key | what it does | allowed | default | variables |
 |---|---|---|---|---|
