@@ -47,6 +47,7 @@ alone; of the others, `compose.yaml` hands on `OUTPUTS`, and builds the image wi
 | `DICOM_PORT` | `4242` | yes | C-STORE and the rest of DICOM |
 | `ADDRESS` | `127.0.0.1` | yes, and there alone | where the image's ports are reached from |
 | `MEMORY`, `CPUS` | `8g`, all | yes, and there alone | limits of the container |
+| `VARIANT` | `cpu` | yes, and there alone | `servers` builds the image with the client that `Servers` needs |
 | `BASE`, `PREPARE_BASE` | in the Dockerfile | yes, and there alone | what the image is built on |
 | `POSTGRES_PASSWORD`, `POSTGRES_MEMORY` | none, `2g` | both profiles | of the database, which wants a password |
 | `OBJECTS_PASSWORD` | none | profile `cluster` | of the object storage, which wants one too |
