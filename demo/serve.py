@@ -167,8 +167,9 @@ def what_is_wrong(text: str, problem: json.JSONDecodeError) -> str:
     rest, before = text[problem.pos :], text[: problem.pos].rstrip()
     if rest.startswith(("//", "/*", "#")):
         return "comments are not allowed in this file; remove it"
-    if (rest.startswith(("}", "]")) and before.endswith(",")) or rest.startswith(","):
-        return "a comma too many before this"
+    # From 3.13 on, Python points to the comma itself.
+    if (before.endswith(",") and rest.startswith(("}", "]", ","))) or "trailing comma" in problem.msg:
+        return "there is a comma too many"
     return f"{problem.msg}, column {problem.colno}"
 
 

@@ -97,11 +97,12 @@ def test_an_empty_file_of_a_kept_password_is_written_anew(environ: dict[str, str
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ('{\n "Name": "a",\n}', ", line 3: a comma too many before this"),
-        ('{\n "Plugins": ["a", ]}', ", line 2: a comma too many before this"),
+        ('{\n "Name": "a",\n}', ", line [23]: there is a comma too many"),
+        ('{\n "Plugins": ["a", ]}', ", line 2: there is a comma too many"),
         ('{\n "Name": "a" // ours\n}', ", line 2: comments are not allowed"),
         ('/* ours */ {"Name": "a"}', ", line 1: comments are not allowed"),
         ('{\n "Name" "a"}', ", line 2: Expecting ':' delimiter, column 9"),
+        ('{"Name": , "Plugins": []}', ", line 1: Expecting value, column 10"),
         ("", ", line 1: Expecting value, column 1"),
         ("[]", ": the whole must be a section in braces"),
         ('{"RegisteredUsers": []}', r": RegisteredUsers is \[\]; it must be a section"),
