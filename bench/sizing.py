@@ -255,7 +255,7 @@ def page(text: str, results: str) -> str:
     """docs/sizing.md with its tables as they follow from the rates in bench/RESULTS.md."""
     found = rates(results)
     for name, table in {"costs": costs, "deployments": deployments, "sizes": sizes}.items():
-        mark = f"<!-- {name}: made by bench.sizing from the rates in bench/RESULTS.md -->"
+        mark = f"<!-- {name}: made by `bench.sizing page` from the rates in bench/RESULTS.md -->"
         before, rest = text.split(mark)
         text = "\n".join([before + mark, *table(found), "<!-- end -->" + rest.split("<!-- end -->", 1)[1]])
     return text
@@ -334,8 +334,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "page": write_page,
     }
     parser = argparse.ArgumentParser(prog="python -m bench.sizing", description=__doc__.split("\n\n")[0])
-    parser.add_argument("parts", nargs="*", choices=[*parts, []], help="default: all")
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(parts)}; default: all")
     chosen = parser.parse_args(arguments).parts or parts
+    if unknown := set(chosen) - set(parts):  # argparse's own choices would have to have [] among them, and show it
+        parser.error(f"{', '.join(sorted(unknown))}: there are {', '.join(parts)}")
     print(f"Measured on {datetime.now(UTC):%Y-%m-%d}.")
     for name in chosen:
         with tempfile.TemporaryDirectory() as folder:

@@ -54,6 +54,7 @@ def main() -> int:
         environ = {**os.environ, "WEIGHTS": choose_weights()}
         account = Account.find(environ)
         command = orthanc_command(environ, account)
+        account.keep()
     except (CannotServe, BadSetting, weights.WeightsUnavailable) as sentence:
         print(sentence, file=sys.stderr)
         return 2

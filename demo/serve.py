@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PLUGINS = ("libOrthancPython.so", "libOrthancDicomWeb.so", "libOrthancGdcm.so")
 PLUGIN_FOLDER = Path("/usr/share/orthanc/plugins")
 PORTS = {"HTTP_PORT": 8042, "DICOM_PORT": 4242}
+DEFAULTS: Mapping[str, Any] = {"RegisteredUsers": {}, "Plugins": [], "PythonScript": "plugin/main.py"}
+"""Of the keys of orthanc.json to which something is added here."""
 
 
 class CannotServe(Exception):
@@ -39,9 +41,11 @@ class Account:
 
     @classmethod
     def find(cls, environ: Mapping[str, str]) -> Self:
-        """With the password that is given, else with one made up once and kept in the user's folder.
+        """With the password that is given, else with the one that was made up, else with one made up now.
 
-        :raises CannotServe: if the one that is given cannot be used.
+        That one is to be kept (`keep`) as soon as nothing is in the way of a start: it is printed at the first alone.
+
+        :raises CannotServe: if the one that is given or kept cannot be used.
         """
         user = environ.get("CHEST_XRAY_USER") or "chest-xray"
         if password := given_password(environ):
@@ -49,25 +53,47 @@ class Account:
                 raise CannotServe("The password contains ${, which Orthanc takes for a variable: choose another")
             return cls(user, password)
         kept = password_file(environ)
-        if kept.exists():
-            return cls(user, kept.read_text().strip(), kept)
-        password = secrets.token_urlsafe(12)
-        write_secret(kept, password + "\n")
-        return cls(user, password, kept, is_new=True)
+        if kept.exists() and (password := text_of(kept, "The password's file").strip()):
+            return cls(user, password, kept)
+        return cls(user, secrets.token_urlsafe(12), kept, is_new=True)
+
+    def keep(self) -> None:
+        """Write a password that was made up where it is found the next time.
+
+        :raises CannotServe: if that cannot be done.
+        """
+        if not (self.is_new and self.kept):
+            return
+        try:
+            write_secret(self.kept, self.password + "\n")
+        except OSError as problem:
+            raise CannotServe(f"The password cannot be kept in {self.kept}: {problem.strerror}") from None
 
 
 def given_password(environ: Mapping[str, str]) -> str:
     """CHEST_XRAY_PASSWORD, or what stands in the file that CHEST_XRAY_PASSWORD_FILE names; empty if neither says one.
 
-    :raises CannotServe: if that file cannot be read.
+    :raises CannotServe: if that file cannot be read, or has no password in it.
     """
     file = environ.get("CHEST_XRAY_PASSWORD_FILE")
     if environ.get("CHEST_XRAY_PASSWORD") or not file:
         return environ.get("CHEST_XRAY_PASSWORD", "")
+    if password := text_of(Path(file), "CHEST_XRAY_PASSWORD_FILE").rstrip("\r\n"):
+        return password
+    raise CannotServe(f"CHEST_XRAY_PASSWORD_FILE is {file}, which is empty: write the password into it")
+
+
+def text_of(file: Path, what: str) -> str:
+    """What stands in a file of the operator's.
+
+    :raises CannotServe: if it cannot be read or is no text, calling the file what it is.
+    """
     try:
-        return Path(file).read_text().rstrip("\r\n")
+        return file.read_text(encoding="utf-8")
     except OSError as problem:
-        raise CannotServe(f"CHEST_XRAY_PASSWORD_FILE is {file}, which cannot be read: {problem.strerror}") from None
+        raise CannotServe(f"{what} is {file}, which cannot be read: {problem.strerror}") from None
+    except UnicodeDecodeError:
+        raise CannotServe(f"{what} is {file}, which is no text in UTF-8: save it as that") from None
 
 
 def password_file(environ: Mapping[str, str]) -> Path:
@@ -93,9 +119,9 @@ def storage_folder(environ: Mapping[str, str]) -> Path:
 def configuration(environ: Mapping[str, str], account: Account) -> dict[str, Any]:
     """orthanc.json with what differs on this machine: addresses, folders, plugins and the account.
 
-    :raises CannotServe: if a port is not a number.
+    :raises CannotServe: if a port is not a number, or orthanc.json cannot be read.
     """
-    settings: dict[str, Any] = json.loads((ROOT / "orthanc.json").read_text())
+    settings = own_configuration((ROOT / "orthanc.json").resolve())
     storage = str(storage_folder(environ))
     settings.update(
         RemoteAccessAllowed=False,
@@ -104,12 +130,47 @@ def configuration(environ: Mapping[str, str], account: Account) -> dict[str, Any
         DicomPort=port(environ, "DICOM_PORT"),
         StorageDirectory=storage,
         IndexDirectory=storage,
-        RegisteredUsers={**settings.get("RegisteredUsers", {}), account.user: account.password},
+        RegisteredUsers={**settings["RegisteredUsers"], account.user: account.password},
         PythonScript=str(ROOT / settings["PythonScript"]),
-        Plugins=[*(str(PLUGIN_FOLDER / name) for name in PLUGINS), *settings.get("Plugins", [])],
+        Plugins=[*(str(PLUGIN_FOLDER / name) for name in PLUGINS), *settings["Plugins"]],
     )
-    settings[SECTION].setdefault("Python", sys.executable)
+    section = settings.setdefault(SECTION, {})
+    if isinstance(section, dict):  # else `Settings.read` says so
+        section.setdefault("Python", sys.executable)
     return settings
+
+
+def own_configuration(file: Path) -> dict[str, Any]:
+    """What the operator has written for Orthanc: plain JSON, without the comments that Orthanc itself would take.
+
+    :raises CannotServe: if it is something else, naming the file, the line and what is wrong there.
+    """
+    text = text_of(file, "The configuration")
+    try:
+        settings = json.loads(text)
+    except json.JSONDecodeError as problem:
+        raise CannotServe(f"{file}, line {problem.lineno}: {what_is_wrong(text, problem)}") from None
+    if not isinstance(settings, dict):
+        raise CannotServe(f"{file}: the whole must be a section in braces")
+    for key, kind, allowed in (
+        ("RegisteredUsers", dict, "a section in braces"),
+        ("Plugins", list, "a list in brackets"),
+        ("PythonScript", str, "a text in quotation marks"),
+    ):
+        if not isinstance(settings.setdefault(key, DEFAULTS[key]), kind):
+            raise CannotServe(f"{file}: {key} is {settings[key]!r}; it must be {allowed}")
+    return settings
+
+
+def what_is_wrong(text: str, problem: json.JSONDecodeError) -> str:
+    """In words for the two slips that are most common, else in the parser's."""
+    rest, before = text[problem.pos :], text[: problem.pos].rstrip()
+    if rest.startswith(("//", "/*", "#")):
+        return "comments are not allowed in this file; remove it"
+    # From 3.13 on, Python points to the comma itself.
+    if (before.endswith(",") and rest.startswith(("}", "]", ","))) or "trailing comma" in problem.msg:
+        return "there is a comma too many"
+    return f"{problem.msg}, column {problem.colno}"
 
 
 def port(environ: Mapping[str, str], name: str) -> int:
@@ -213,6 +274,7 @@ def main() -> NoReturn:
         claim(storage_folder(os.environ))
         account = Account.find(os.environ)
         command = orthanc_command(os.environ, account)
+        account.keep()
         announce(os.environ, account)
     except CannotServe as sentence:
         print(sentence, file=sys.stderr)

@@ -11,6 +11,7 @@ import secrets
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 BASE = "/docker-entrypoint.sh"
 USERS = "ORTHANC__REGISTERED_USERS"
@@ -27,11 +28,28 @@ def password(environ: Mapping[str, str]) -> str:
     """From CHEST_XRAY_PASSWORD, or from the file that CHEST_XRAY_PASSWORD_FILE names; empty if neither says one.
 
     :raises OSError: if that file cannot be read.
+    :raises BadPassword: if there is none in it.
     """
     if given := environ.get("CHEST_XRAY_PASSWORD"):
         return given
-    file = environ.get("CHEST_XRAY_PASSWORD_FILE")
-    return Path(file).read_text().rstrip("\r\n") if file else ""
+    named = environ.get("CHEST_XRAY_PASSWORD_FILE")
+    if not named:
+        return ""
+    secret = text_of(file := Path(named)).rstrip("\r\n")
+    if not secret and file.is_file():  # compose.yaml hands on /dev/null where none was chosen, which is no such file
+        raise BadPassword(f"{file}, which CHEST_XRAY_PASSWORD_FILE names, is empty: write it there")
+    return secret
+
+
+def text_of(file: Path) -> str:
+    """:raises OSError: if the file cannot be read.
+
+    :raises BadPassword: if it is no text.
+    """
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise BadPassword(f"{file} is no text in UTF-8: save it as that") from None
 
 
 def others(environ: Mapping[str, str], declared: Path = Path("/run/secrets")) -> bool:
@@ -44,11 +62,12 @@ def made_up(kept: Path = KEPT) -> str:
     """The password that is kept, made now if there is none.
 
     :raises OSError: if it cannot be kept.
+    :raises BadPassword: if what is kept is no text.
     """
-    if not kept.exists():
+    if not kept.exists() or not text_of(kept).strip():
         kept.write_text(secrets.token_urlsafe(12) + "\n")
         print(f"No password was set: one was made up, which stands in {kept}.", file=sys.stderr)  # noqa: T201
-    return kept.read_text().strip()
+    return text_of(kept).strip()
 
 
 def account(environ: Mapping[str, str]) -> dict[str, str]:
@@ -83,15 +102,21 @@ def declared(environ: Mapping[str, str]) -> dict[str, str]:
     return {**account(environ), **{name: as_text(environ[name]) for name in SECRETS if environ.get(name)}}
 
 
+def refuse(sentence: str) -> NoReturn:
+    """End with the status of a wrong setting."""
+    print(f"The password: {sentence}", file=sys.stderr)  # noqa: T201
+    sys.exit(2)
+
+
 def main() -> None:
     """Become Orthanc."""
     os.umask(0o077)  # the base image writes the whole configuration, passwords included, to a file
     try:
         told = declared(os.environ)
     except OSError as problem:
-        sys.exit(f"The password: {problem.filename} cannot be used: {problem.strerror}")
+        refuse(f"{problem.filename} cannot be used: {problem.strerror}")
     except BadPassword as sentence:
-        sys.exit(f"The password: {sentence}")
+        refuse(str(sentence))
     # The password is Orthanc's affair: it shall not reach the processes that open other people's files.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CHEST_XRAY_PASSWORD")}
     os.execve(BASE, [BASE, *sys.argv[1:]], {**kept, **told})  # noqa: S606 - fixed program, no shell

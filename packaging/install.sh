@@ -10,10 +10,17 @@ settings=/etc/default/$name
 [ "$(id -u)" = 0 ] || { echo "This needs root: sudo make install" >&2; exit 1; }
 getent passwd $name > /dev/null || useradd --system --home-dir /var/lib/$name --shell /usr/sbin/nologin $name
 
+# What runs does not see its files change; what waits in Orthanc is done afterwards.
+if [ -d /run/systemd/system ] && [ -e /etc/systemd/system/$name.service ]; then
+    trap 'echo "Not finished: $name stays stopped. When that is mended: sudo make install" >&2' EXIT
+    systemctl stop $name
+fi
+
 install -d $program
-rm -rf $program/plugin $program/demo
-cp -R plugin demo upload.py pyproject.toml Makefile README.md LICENSE $program
-(cd $program && chmod -R a+rX plugin demo upload.py pyproject.toml Makefile README.md LICENSE)
+rm -rf $program/plugin $program/demo $program/docs
+ours="plugin demo docs upload.py pyproject.toml Makefile README.md README.pt-BR.md SECURITY.md CHANGELOG.md LICENSE"
+cp -R $ours $program
+(cd $program && chmod -R a+rX $ours)
 [ -e /etc/$name.json ] || install -m 644 orthanc.json /etc/$name.json
 ln -sf /etc/$name.json $program/orthanc.json
 make --no-print-directory -C $program .venv/bin/.installed
@@ -40,6 +47,7 @@ answer() {
 }
 
 install -m 644 packaging/$name.service /etc/systemd/system/$name.service
+trap - EXIT
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload
     systemctl enable --quiet $name
@@ -57,6 +65,8 @@ if [ -d /run/systemd/system ]; then
     done
     echo "Started. Its status: $status"
 else
-    echo "systemd does not run here; where it does: systemctl enable --now $name"
+    echo "Installed, and not started: systemd does not run here. What is left to do, where it does:"
+    echo "  systemctl daemon-reload && systemctl enable --now $name"
+    echo "Without systemd, \`make serve\` in this folder is the same server, in the foreground."
 fi
 echo "The account stands in $settings, Orthanc's settings in /etc/$name.json."

@@ -8,6 +8,7 @@ set -eu
 
 policy=/usr/sbin/policy-rc.d # how an administrator tells Debian which services may be started
 others=$policy.before-chest-xray
+lock=/run/chest-xray-packages.lock
 
 keep_orthanc_from_starting() {
     # One that stands here already goes on answering for all other services.
@@ -39,11 +40,17 @@ is_there() {
 }
 
 apt() {
-    DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 -o Acquire::Retries=5 -q "$@"
+    # Without the lock, which a service that a package starts would keep.
+    DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 -o Acquire::Retries=5 -q "$@" 9>&-
 }
 
+# One after the other: what stands in the policy's place would be the other one's.
+exec 9> $lock
+flock --nonblock 9 || { echo "Another one installs packages; waiting for it" >&2; flock 9; }
+if grep -qs packaging/packages.sh $policy || { [ -e $others ] && [ ! -e $policy ]; }; then # the last time was cut short
+    put_the_policy_back
+fi
 apt update
-if grep -qs packaging/packages.sh $policy; then put_the_policy_back; fi # the last time was cut short
 if ! is_there orthanc; then
     trap 'put_the_policy_back; disable_orthanc' EXIT
     trap 'exit 1' HUP INT TERM

@@ -24,8 +24,9 @@ The plugin reads the section `{section}` of Orthanc's configuration, `orthanc.js
 ```
 
 It is checked when Orthanc starts: an unknown key or a bad value stops Orthanc with the key, the value and what is
-allowed. A variable of the environment overrides the file. The names that begin with `ORTHANC__` are the image's alone;
-of the others, `compose.yaml` hands on `OUTPUTS`, and builds the image with `WEIGHTS` and `WEIGHTS_SHA256`.
+allowed. Natively, the file is plain JSON: a comment, which Orthanc itself would take, or a comma too many is refused,
+with its line. A variable of the environment overrides the file. The names that begin with `ORTHANC__` are the image's
+alone; of the others, `compose.yaml` hands on `OUTPUTS`, and builds the image with `WEIGHTS` and `WEIGHTS_SHA256`.
 
 | key | what it does | allowed | default | variables |
 |---|---|---|---|---|
@@ -46,6 +47,7 @@ of the others, `compose.yaml` hands on `OUTPUTS`, and builds the image with `WEI
 | `DICOM_PORT` | `4242` | yes | C-STORE and the rest of DICOM |
 | `ADDRESS` | `127.0.0.1` | yes, and there alone | where the image's ports are reached from |
 | `MEMORY`, `CPUS` | `8g`, all | yes, and there alone | limits of the container |
+| `VARIANT` | `cpu` | yes, and there alone | `servers` builds the image with the client that `Servers` needs |
 | `BASE`, `PREPARE_BASE` | in the Dockerfile | yes, and there alone | what the image is built on |
 | `POSTGRES_PASSWORD`, `POSTGRES_MEMORY` | none, `2g` | both profiles | of the database, which wants a password |
 | `OBJECTS_PASSWORD` | none | profile `cluster` | of the object storage, which wants one too |

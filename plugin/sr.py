@@ -2,7 +2,7 @@
 
 `plugin/inherited.py` holds what the report takes over from its image, `plugin/content.py` its content tree and
 `plugin/sr_reader.py` the way back. Pure, but for `main`, which reads one file: `python -m plugin.sr FILE` prints a
-report as JSON.
+report as JSON, with `-` that on standard input.
 """
 
 from __future__ import annotations
@@ -186,13 +186,15 @@ def encoded_file(ds: Dataset) -> bytes:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m plugin.sr FILE`: print what a report says, as JSON."""
+    """`python -m plugin.sr FILE`: print what a report says, as JSON; FILE may be `-`, for standard input."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if len(arguments) != 1:
-        print("usage: python -m plugin.sr FILE", file=sys.stderr)  # noqa: T201
+        print("usage: python -m plugin.sr FILE, or - for standard input", file=sys.stderr)  # noqa: T201
         return 2
     try:
-        text = json.dumps(read(pydicom.dcmread(arguments[0])), indent=2, ensure_ascii=False)
+        # A pipe cannot be gone back in, which reading a DICOM file takes.
+        file = BytesIO(sys.stdin.buffer.read()) if arguments[0] in ("-", "/dev/stdin") else arguments[0]
+        text = json.dumps(read(pydicom.dcmread(file)), indent=2, ensure_ascii=False)
     except InvalidDicomError:
         print(f"{arguments[0]}: This is no DICOM file", file=sys.stderr)  # noqa: T201
         return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import threading
 from collections.abc import Iterator, Mapping
@@ -48,6 +49,24 @@ def test_a_password_stays_text(password: str, tmp_path: Path) -> None:
 def test_a_password_that_orthanc_would_alter_is_refused() -> None:
     with pytest.raises(ENTRYPOINT["BadPassword"], match="takes for a variable"):
         configured({"CHEST_XRAY_PASSWORD": "a${HOME}b"})
+
+
+def test_a_password_file_that_holds_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is made up only where none was chosen: compose.yaml hands on /dev/null then."""
+    file, kept = tmp_path / "password", tmp_path / "kept"
+    monkeypatch.setitem(ENTRYPOINT["account"].__globals__, "made_up", lambda: ENTRYPOINT["made_up"](kept))
+    monkeypatch.setattr(os, "umask", lambda _: 0)
+    for written, sentence in ((b"", "is empty"), (b"\n", "is empty"), (b"k\xe4se\n", "no text in UTF-8")):
+        file.write_bytes(written)
+        with pytest.raises(ENTRYPOINT["BadPassword"], match=sentence):
+            configured({"CHEST_XRAY_PASSWORD_FILE": str(file)})
+        monkeypatch.setenv("CHEST_XRAY_PASSWORD_FILE", str(file))
+        with pytest.raises(SystemExit, match="2"):
+            ENTRYPOINT["main"]()
+    assert not kept.exists()
+    kept.touch()  # as a full disk may leave it
+    made = configured({"CHEST_XRAY_PASSWORD_FILE": "/dev/null"})["RegisteredUsers"]
+    assert made == {"chest-xray": kept.read_text().strip()} != {"chest-xray": ""}
 
 
 def test_other_accounts_stay() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,6 +83,23 @@ def test_the_strictest_limit_counts(
 def test_without_control_groups_the_machine_counts(tmp_path: Path) -> None:
     assert limits.cores(tmp_path, tmp_path / "absent") == 64
     assert limits.memory(tmp_path, tmp_path / "absent") == 256 * GIB
+
+
+@pytest.mark.parametrize("problem", [PermissionError(), OSError(errno.ENODEV, "its group is gone")])
+def test_limits_that_cannot_be_read_are_none(problem: OSError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own").write_text("0::/a\n")
+    (tmp_path / "a").mkdir()
+    for name in ("a/cpu.max", "a/memory.max"):
+        (tmp_path / name).write_text("100000 100000\n")
+    reads = Path.read_text
+
+    def refuse(path: Path) -> str:
+        if path.parent.name == "a":
+            raise problem
+        return reads(path)
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert (limits.cores(tmp_path, tmp_path / "own"), limits.memory(tmp_path, tmp_path / "own")) == (64, 256 * GIB)
 
 
 def test_this_machine_can_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 import socket
 from pathlib import Path
 
 import pytest
 
-from demo import demo
-from demo.serve import Account, CannotServe, announce, check_ports, environ_for_orthanc
+from demo import demo, serve
+from demo.serve import ROOT, Account, CannotServe, announce, check_ports, environ_for_orthanc
 from tests.pacs import free_port
 
 
@@ -20,7 +22,10 @@ def environ(tmp_path: Path) -> dict[str, str]:
 
 
 def test_a_password_is_made_up_once(environ: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    first, second = Account.find(environ), Account.find(environ)
+    first = Account.find(environ)
+    first.keep()
+    second = Account.find(environ)
+    second.keep()
     assert (first.user, first.password) == (second.user, second.password) == ("chest-xray", first.password)
     assert (first.is_new, second.is_new) == (True, False)
     announce(environ, first)
@@ -49,7 +54,90 @@ def test_a_password_that_cannot_be_used(environ: dict[str, str], tmp_path: Path)
     (tmp_path / "password").write_text("${HOME}")
     with pytest.raises(CannotServe, match="takes for a variable"):
         Account.find(environ | {"CHEST_XRAY_PASSWORD_FILE": str(tmp_path / "password")})
+    (tmp_path / "password").write_text("\n")
+    with pytest.raises(CannotServe, match=r"^CHEST_XRAY_PASSWORD_FILE is .*, which is empty"):
+        Account.find(environ | {"CHEST_XRAY_PASSWORD_FILE": str(tmp_path / "password")})
+    (tmp_path / "password").write_bytes(b"k\xe4se\n")
+    with pytest.raises(CannotServe, match=r"^CHEST_XRAY_PASSWORD_FILE is .*, which is no text in UTF-8"):
+        Account.find(environ | {"CHEST_XRAY_PASSWORD_FILE": str(tmp_path / "password")})
     assert not (tmp_path / "config").exists()
+
+
+def test_a_password_that_was_made_up_is_kept_when_nothing_is_in_the_way(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is printed at the first start alone, which so must not be one that fails."""
+    for name, value in (environ | {"HTTP_PORT": "99999"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("CHEST_XRAY_PASSWORD", raising=False)
+    monkeypatch.delenv("CHEST_XRAY_PASSWORD_FILE", raising=False)
+    with pytest.raises(SystemExit, match="2"):
+        serve.main()
+    monkeypatch.setenv("HTTP_PORT", environ["HTTP_PORT"])
+    monkeypatch.setattr(serve, "orthanc_command", lambda *_: ["Orthanc"])
+    monkeypatch.setattr(serve, "claim", lambda _: None)  # this process has it
+    monkeypatch.setattr(os, "execve", lambda *_: None)
+    serve.main()
+    kept = serve.password_file(environ).read_text().strip()
+    assert kept and f"password {kept} (printed this once)" in capsys.readouterr().out
+
+
+def test_an_empty_file_of_a_kept_password_is_written_anew(environ: dict[str, str]) -> None:
+    """A full disk may leave one."""
+    file = serve.password_file(environ)
+    file.parent.mkdir(parents=True)
+    file.touch()
+    (made := Account.find(environ)).keep()
+    assert made.is_new and Account.find(environ).password == made.password
+    file.write_bytes(b"k\xe4se")
+    with pytest.raises(CannotServe, match=r"password's file is .*no text in UTF-8"):
+        Account.find(environ)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{\n "Name": "a",\n}', ", line [23]: there is a comma too many"),
+        ('{\n "Plugins": ["a", ]}', ", line 2: there is a comma too many"),
+        ('{\n "Name": "a" // ours\n}', ", line 2: comments are not allowed"),
+        ('/* ours */ {"Name": "a"}', ", line 1: comments are not allowed"),
+        ('{\n "Name" "a"}', ", line 2: Expecting ':' delimiter, column 9"),
+        ('{"Name": , "Plugins": []}', ", line 1: Expecting value, column 10"),
+        ("", ", line 1: Expecting value, column 1"),
+        ("[]", ": the whole must be a section in braces"),
+        ('{"RegisteredUsers": []}', r": RegisteredUsers is \[\]; it must be a section"),
+        ('{"Plugins": "/a.so"}', ": Plugins is '/a.so'; it must be a list"),
+        ('{"PythonScript": null}', ": PythonScript is None; it must be a text"),
+        ('{"ChestXRay": []}', r"^ChestXRay in orthanc.json is \[\]; it must be a section"),
+        ('{"ChestXRay": {"Wörkers": 4}}', "^ChestXRay.Wörkers is not a setting"),
+    ],
+)
+def test_a_slip_in_the_configuration(
+    environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, sentence: str
+) -> None:
+    """A sentence with the file, through whatever link, and the line; `main` ends with status 2 for it."""
+    (tmp_path / "own.json").write_text(text)
+    (tmp_path / "clone").mkdir()
+    (tmp_path / "clone/orthanc.json").symlink_to(tmp_path / "own.json")
+    monkeypatch.setattr(serve, "ROOT", tmp_path / "clone")
+    expected = sentence if sentence.startswith("^") else f"^{re.escape(str(tmp_path / 'own.json'))}{sentence}"
+    with pytest.raises(CannotServe, match=expected):
+        serve.orthanc_command(environ, Account("a", "b"))
+
+
+def test_a_configuration_that_cannot_be_read(
+    environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "ROOT", tmp_path)
+    with pytest.raises(CannotServe, match=r"^The configuration is .*orthanc.json, which cannot be read: No such"):
+        serve.configuration(environ, Account("a", "b"))
+    (tmp_path / "orthanc.json").write_bytes(b'{"Name": "R\xf6ntgen"}')
+    with pytest.raises(CannotServe, match=r"orthanc.json, which is no text in UTF-8"):
+        serve.configuration(environ, Account("a", "b"))
+
+
+def test_systemd_does_not_start_again_what_a_setting_stops() -> None:
+    assert "\nRestartPreventExitStatus=2\n" in (ROOT / "packaging/orthanc-chest-xray.service").read_text()
 
 
 def test_ports(environ: dict[str, str]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.sr.coding import Code
 
+from demo.serve import ROOT
 from plugin import sr
 from plugin.codes import FINDINGS
 from plugin.report import DISCLAIMER
@@ -133,6 +136,18 @@ def test_the_command_prints_a_report_as_json(tmp_path: Path, capsys: pytest.Capt
     written().save_as(path)
     assert sr.main([str(path)]) == 0
     assert json.loads(capsys.readouterr().out) == read(written())
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdin"])
+def test_the_command_reads_standard_input(name: str, tmp_path: Path) -> None:
+    """From a pipe, as `docker compose exec -T` has one."""
+    written().save_as(tmp_path / "report.dcm")
+    for data, status in ((tmp_path / "report.dcm").read_bytes(), 0), (b"hello", 1), (b"", 1):
+        command = [sys.executable, "-m", "plugin.sr", name]
+        done = subprocess.run(command, input=data, capture_output=True, cwd=ROOT, timeout=60, check=False)
+        assert done.returncode == status, done.stderr
+        assert done.stderr.count(b"\n") == status
+        assert status or json.loads(done.stdout) == read(written())
 
 
 def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

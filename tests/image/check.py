@@ -164,7 +164,7 @@ def check_accounts(image: str) -> None:
         assert passwords[0] == passwords[1]
     command = [*RUN, "--rm", "--network", "none", "--env", "CHEST_XRAY_PASSWORD_FILE=/run/secrets/absent", image]
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (refused.returncode, "absent cannot be used" in refused.stderr) == (1, True), refused
+    assert (refused.returncode, "absent cannot be used" in refused.stderr) == (2, True), refused
 
 
 def check_contents(container: Container) -> None:

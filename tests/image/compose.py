@@ -76,6 +76,13 @@ def check_profiles() -> None:
         for name in services & {"orthanc-a", "orthanc-b"}:
             check = read["services"][name]["healthcheck"]["test"]
             assert check[-1] == "--alive", "a Triton that takes long would end the whole start"
+    for variant in ("", "servers"):
+        read = json.loads(compose("config", "--format", "json", **({"VARIANT": variant} if variant else {})))
+        assert read["services"]["orthanc"]["build"].get("args", {}).get("VARIANT") == (variant or None)
+    read = json.loads(compose("--profile", "cluster", "config", "--format", "json", "balancer"))
+    assert read["services"]["orthanc-a"]["build"]["args"]["VARIANT"] == "servers"
+    gpu = ("--file", "compose.yaml", "--file", "compose.gpu.yaml", "config", "--format", "json")
+    assert json.loads(compose(*gpu, VARIANT="servers"))["services"]["orthanc"]["build"]["args"]["VARIANT"] == "gpu"
 
 
 def check(upload: Callable[[str, tuple[str, str]], Sequence[object]]) -> None:
