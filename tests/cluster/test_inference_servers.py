@@ -102,7 +102,7 @@ def test_another_server_takes_over_and_one_that_returns_is_used_again(
             assert served(image).scores == expected
         assert served.servers[0].client is None
         second.start()
-        served.servers[0].rests_until = 0
+        served.servers[0].standing.rests_until = 0
         for _ in range(2):
             assert served(image).scores == expected
         assert served.servers[0].client
