@@ -13,7 +13,7 @@ import heapq
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -47,6 +47,10 @@ class Pool(Protocol):
 
     def problem(self) -> str:
         """A sentence if nothing can be classified at present, else ''."""
+        ...
+
+    def remarks(self) -> Mapping[str, str]:
+        """Sentences about inference servers that are not used, by address; under '' what is done without any."""
         ...
 
     def classify(self, images: Sequence[tuple[str, str]]) -> Future[list[Outcome]]:
@@ -139,6 +143,7 @@ class Dispatcher:
         self._backfill: Walk | None = None
         self._look = 0.0  # when to look at the change log again, though nothing rang
         self._said: dict[str, Any] = {}
+        self._remarks: Mapping[str, str] = {}  # those that were said
 
     def tick(self, now: float, news: bool = True) -> float:
         """Do what can be done now; returns the seconds after which to come again at the latest.
@@ -358,11 +363,18 @@ class Dispatcher:
         problem = self._pool.problem()
         if problem != self._said.get("status", {}).get("reason", ""):
             self._say("warning", problem or "Ready")
+        remarks, said = self._pool.remarks(), self._remarks
+        for address in remarks.keys() - said.keys():
+            self._say("warning", remarks[address])
+        for address in filter(None, said.keys() - remarks.keys()):
+            self._say("warning", f"The inference server {address} is used again")
+        self._remarks = remarks
         walk = self._backfill or Walk([], 0)
         progress = {"series": walk.found, "looked_at": walk.found - len(walk.series)}
         status = {
             "ready": not problem,
             "reason": problem,
+            "remarks": [*remarks.values()],
             "workers": self._pool.workers,
             "pending": self.pending,
             "backfill": None if self._dates is None else progress,

@@ -9,9 +9,10 @@ import multiprocessing
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,7 +29,7 @@ LONGEST_PAUSE = 60.0  # seconds between two tries to get a model
 class WorkerPool:
     """Worker processes that share one prepared model.
 
-    :param changed: called whenever a task has ended or `problem` says something new; from any thread.
+    :param changed: called whenever a task has ended or `problem` or `remarks` say something new; from any thread.
     """
 
     def __init__(self, connection: Connection, settings: Settings, changed: Callable[[], None]) -> None:
@@ -42,6 +43,7 @@ class WorkerPool:
         self._folder = TemporaryDirectory(prefix="chest-xray-") if settings.Engine != "onnx" else None
         self._engine_address = f"{self._folder.name}/engine" if self._folder else ""
         self._problem = "The model is being prepared"
+        self._unusable: dict[str, str] = {}  # servers, by address, with the sentence why
         self._doubt = threading.Event()
         self._stopping = threading.Event()
         threading.Thread(target=self._keep_ready, name="model", daemon=True).start()
@@ -49,6 +51,16 @@ class WorkerPool:
     def problem(self) -> str:
         """A sentence if nothing can be classified at present, else ''."""
         return self._problem
+
+    def remarks(self) -> Mapping[str, str]:
+        """Sentences about inference servers that are not used, by address; under '' what is done without any."""
+        remarks = {
+            address: f"The inference server {address} is not used, since it {problem}"
+            for address, problem in self._unusable.copy().items()
+        }
+        if self._settings.LocalFallback and len(remarks) == len(set(self._settings.Servers)) > 0:
+            remarks[""] = "No inference server can be used; this machine runs the model itself"
+        return remarks
 
     def classify(self, images: Sequence[tuple[str, str]]) -> Future[list[Outcome]]:
         """Start one task; its result is `worker.classify`'s, or the exception that ended its worker.
@@ -98,6 +110,7 @@ class WorkerPool:
 
     def _notice(self, future: Future[list[Outcome]]) -> None:
         ended = future.exception()
+        self._hear_of_servers(future)
         without = [] if ended else [one for one in future.result() if one.model_unavailable]
         if isinstance(ended, BrokenProcessPool):
             self._problem = "The worker processes have ended; they are started again"
@@ -106,6 +119,15 @@ class WorkerPool:
             self._problem = without[0].reason
             self._doubt.set()
         self._changed()
+
+    def _hear_of_servers(self, future: Future[list[Outcome]]) -> None:
+        if future.cancelled() or future.exception():
+            return
+        for address, problem in chain.from_iterable(one.servers.items() for one in future.result()):
+            if problem:
+                self._unusable[address] = problem
+            else:
+                self._unusable.pop(address, None)
 
     def _keep_ready(self) -> None:
         pause = 1.0
@@ -140,7 +162,9 @@ class WorkerPool:
                 context=multiprocessing.get_context("spawn"),
             )
         try:
-            first, *_ = [self._submit(worker.ready) for _ in range(self.workers)]
+            first, *others = [self._submit(worker.ready) for _ in range(self.workers)]
+            for one in (first, *others):
+                one.add_done_callback(self._hear_of_servers)
             return first.result()[0].reason
         except Exception as problem:  # whatever keeps a fresh process from loading its libraries
             return f"A worker process cannot start ({type(problem).__name__}: {problem})"

@@ -152,7 +152,7 @@ class Settings:
         120,
         _whole(1, 86400),
         "Seconds that one image may take before its worker is ended. Those that it has under way together may take as "
-        "long in all; where that is not enough, each is tried again alone.",
+        "long in all; where that is not enough, each is tried again alone. `Servers` have half of it, all together.",
     )
     MemoryLimit: int = _setting(
         4096, _whole(512, 1 << 20), "Address space of one worker, in MiB, for all that it has under way."

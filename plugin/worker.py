@@ -50,6 +50,8 @@ class Outcome:
     """Of each step, if it is done."""
     took: int = 0
     """Milliseconds, of all of it."""
+    servers: Mapping[str, str] = field(default_factory=dict)
+    """By address, of inference servers of which there is news: why it cannot be used, or '' if it is used."""
 
 
 _archive: Archive
@@ -59,6 +61,7 @@ _model_path: Path
 _engine: str
 _threads: ThreadPoolExecutor
 _loading = Lock()
+_began: float
 
 
 def begin(connection: Connection, settings: Settings, model_path: Path, engine: str) -> None:
@@ -87,18 +90,20 @@ def ready() -> list[Outcome]:
     """Load everything that the first image would wait for."""
     from plugin import analysis, classifier
 
+    _start_clock()
     try:
         analysis.rehearse(_current_model())
     except classifier.ModelUnavailable as problem:
-        return [Outcome("later", str(problem), model_unavailable=True)]
-    return [Outcome("done")]
+        return _with_news([Outcome("later", str(problem), model_unavailable=True)])
+    return _with_news([Outcome("done")])
 
 
 def classify(*images: tuple[str, str]) -> list[Outcome]:
     """Classify instances of CR or DX series, each given with the Orthanc id of its study; several at the same time."""
+    _start_clock()
     if len(images) > 1:
-        return list(_threads.map(_in_company, images))
-    return [_tried(lambda: _claimed(*images[0], alone=True))]
+        return _with_news(list(_threads.map(_in_company, images)))
+    return _with_news([_tried(lambda: _claimed(*images[0], alone=True))])
 
 
 def tidy(guest: str, study: str) -> list[Outcome]:
@@ -111,6 +116,30 @@ def tidy(guest: str, study: str) -> list[Outcome]:
 def give_up(instance: str, study: str, reason: str) -> list[Outcome]:
     """Mark an image as `failed` that ends its workers; its file is not read again."""
     return [_tried(lambda: _mark(instance, study, "failed", reason))]
+
+
+def _start_clock() -> None:
+    global _began
+    _began = time.monotonic()
+
+
+def _left() -> float:
+    """Seconds until what is under way must be done."""
+    return _began + _settings.TimeLimit - time.monotonic()
+
+
+def _with_news(outcomes: list[Outcome]) -> list[Outcome]:
+    """Have the first of them tell what has changed about inference servers."""
+    if not _settings.Servers:
+        return outcomes
+    from plugin import classifier, servers
+
+    try:
+        model = _current_model()
+    except classifier.ModelUnavailable:  # its file was damaged meanwhile; the next task says so
+        return outcomes
+    news = model.news() if isinstance(model, servers.ServedClassifier) else {}
+    return [replace(outcomes[0], servers=news), *outcomes[1:]]
 
 
 def _in_company(image: tuple[str, str]) -> Outcome:
@@ -253,7 +282,7 @@ def _load(path: Path, version: tuple[int, int]) -> Classifier:
     if _settings.Servers:
         from plugin import servers
 
-        return servers.load(path, _settings.Servers, _settings.LocalFallback)
+        return servers.load(path, _settings.Servers, _settings.LocalFallback, _left)
     return engine.RemoteClassifier(_engine) if _engine else classifier.load(path)
 
 

@@ -111,9 +111,13 @@ class FakePool:
         self.tasks: dict[str, Future[list[Outcome]]] = {}
         self.groups: list[list[str]] = []
         self.given_up: dict[str, str] = {}
+        self.unused: dict[str, str] = {}
 
     def problem(self) -> str:
         return self.trouble
+
+    def remarks(self) -> dict[str, str]:
+        return self.unused
 
     @property
     def given(self) -> list[str]:
@@ -267,6 +271,26 @@ def test_without_a_model_everything_stays_pending_and_is_done_afterwards(world: 
     world.pool.trouble = ""
     world.tick()
     assert world.pool.given == ["a"]
+
+
+def test_of_each_inference_server_that_is_not_used_it_is_said_once(world: World) -> None:
+    def said() -> list[str]:
+        world.log.clear()
+        world.tick()
+        return world.log
+
+    server, local = {"grpc://a:1": "The inference server grpc://a:1 is not used"}, {"": "This machine does it"}
+    world.pool.unused = server
+    assert said()[-1:] == [*server.values()]
+    world.pool.unused = {"grpc://a:1": "The inference server grpc://a:1 is not used, for another reason"}
+    assert said() == []
+    assert world.said["status"]["remarks"] == [*world.pool.unused.values()]
+    world.pool.unused = server | local
+    assert said() == [*local.values()]
+    world.pool.unused = {}
+    assert said() == ["The inference server grpc://a:1 is used again"]
+    assert world.said["status"]["remarks"] == []
+    assert world.said["status"]["ready"]
 
 
 def test_what_is_not_the_images_fault_is_tried_with_growing_pauses_without_end(world: World) -> None:

@@ -28,6 +28,7 @@ from plugin.report import Model
 from plugin.settings import IN_FLIGHT
 from plugin.stand_in import plausible_inputs
 from tests import oracle
+from tests.cluster.hanging_server import HangingServer
 from tests.cluster.inference_server import InferenceServer, MLServer, Triton
 from tests.faults import within
 from tests.pacs import Pacs, wait_for
@@ -102,7 +103,7 @@ def test_another_server_takes_over_and_one_that_returns_is_used_again(
             assert served(image).scores == expected
         assert served.servers[0].client is None
         second.start()
-        served.servers[0].rests_until = 0
+        served.servers[0].standing.rests_until = 0
         for _ in range(2):
             assert served(image).scores == expected
         assert served.servers[0].client
@@ -191,6 +192,37 @@ def test_a_server_that_is_killed_and_restarted_amid_200_images_loses_none(
             status = pacs.get("/chest-xray/status")
             assert (status["ready"], status["pending"], status["done"]) == (True, 0, IMAGES)
             assert status["failed"] == status["skipped"] == 0
+
+
+def test_servers_that_hang_make_no_image_fail_and_the_log_says_which_is_not_used(
+    prepared_model: Path, tmp_path: Path, classify: Classifier
+) -> None:
+    with HangingServer(classify, prepared_model.stem) as one, HangingServer(classify, prepared_model.stem) as other:
+        one.answers.set()
+        other.answers.set()
+        limits = {"TimeLimit": 16, "Attempts": 1, "Workers": 1}
+        options = {"ChestXRay": {"Servers": [one.http, other.http], **limits}}
+        with Pacs(tmp_path, options, MODEL_FOLDER=str(prepared_model.parent)) as pacs:
+
+            def status() -> Any:
+                return pacs.get("/chest-xray/status")
+
+            drawn = [to_bytes(radiograph(seed, rows=64, columns=64)) for seed in range(16)]
+            assert {pacs.result(pacs.upload(data))["state"] for data in drawn[:8]} == {"done"}
+            one.answers.clear()
+            other.answers.clear()
+            instances = [pacs.upload(data) for data in drawn[8:]]
+            wait_for(lambda: not status()["ready"] or None, 60, pacs.log)
+            for server in (one, other):
+                assert f"{server.http} does not answer (timed out)" in status()["reason"]
+            assert status()["pending"] == len(instances)
+            one.answers.set()
+            assert {pacs.result(instance, 120)["state"] for instance in instances} == {"done"}
+            wait_for(lambda: len(status()["remarks"]) == 1 or None, 60, pacs.log)
+            sentence = f"The inference server {other.http} is not used, since it does not answer (timed out)"
+            assert status()["remarks"] == [sentence]
+            assert pacs.log().count(sentence) == 1
+            assert "Given up" not in pacs.log()
 
 
 # Triton alone
