@@ -363,18 +363,19 @@ class Dispatcher:
         problem = self._pool.problem()
         if problem != self._said.get("status", {}).get("reason", ""):
             self._say("warning", problem or "Ready")
-        remarks, said = self._pool.remarks(), self._remarks
-        for address in remarks.keys() - said.keys():
-            self._say("warning", remarks[address])
-        for address in filter(None, said.keys() - remarks.keys()):
-            self._say("warning", f"The inference server {address} is used again")
-        self._remarks = remarks
+        said, self._remarks = self._remarks, self._pool.remarks()
+        for address, remark in self._remarks.items():
+            if address not in said:
+                self._say("warning", remark)
+        for address in said:
+            if address and address not in self._remarks:
+                self._say("warning", f"The inference server {address} is used again")
         walk = self._backfill or Walk([], 0)
         progress = {"series": walk.found, "looked_at": walk.found - len(walk.series)}
         status = {
             "ready": not problem,
             "reason": problem,
-            "remarks": [*remarks.values()],
+            "remarks": [*self._remarks.values()],
             "workers": self._pool.workers,
             "pending": self.pending,
             "backfill": None if self._dates is None else progress,
