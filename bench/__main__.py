@@ -15,7 +15,7 @@ REMARKS = Path(__file__).parent / "where_the_time_goes.md"
 COSTS = """## What one image costs
 
 Milliseconds of one core in the processes of each part, for a pile of images, on which
-[docs/sizing.md](../docs/sizing.md) builds. Other programs on the machine change it by a tenth."""
+[docs/sizing.md](../docs/sizing.md) builds. Other programs on the machine change it."""
 
 
 def machine() -> str:

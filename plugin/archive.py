@@ -90,7 +90,6 @@ class Series(NamedTuple):
     instances: Sequence[str]
     radiographs: bool  # CR or DX, so that each instance gets a mark
     documents: bool = False  # written by us, or copies of that, whatever their Modality is by now
-    SeriesInstanceUID: str = ""
 
 
 class Stored(NamedTuple):
@@ -354,7 +353,6 @@ def _series(row: dict[str, Any]) -> Series:
         row["Instances"],
         eligible_modality(modality),
         may_be_document(tags.get("Manufacturer", ""), modality, tags.get("SeriesNumber", "")),
-        tags.get("SeriesInstanceUID", ""),
     )
 
 

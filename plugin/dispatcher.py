@@ -175,9 +175,9 @@ class Dispatcher:
         longest = AHEAD * (self._pool.time_limit + GRACE)
         return any(now > task.given + longest for group in self._running.values() for task in group)
 
-    def want(self, instances: Iterable[str], now: float = 0.0) -> None:
+    def want(self, instances: Iterable[str]) -> None:
         """Queue those of these instances that are ours and bear no mark."""
-        self._queue(dict.fromkeys(instances, self._log.position), now)
+        self._queue(dict.fromkeys(instances, self._log.position), 0.0)
 
     def forget(self, instance: str) -> None:
         """The instance was deleted from Orthanc."""

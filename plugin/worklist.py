@@ -111,10 +111,9 @@ class Worklist:
             row = self._db.execute(
                 "SELECT study, text FROM images JOIN marks ON image = id WHERE instance = ?", [instance]
             ).fetchone()
-            mark = json.loads(zlib.decompress(row[1])) if row else {}
-            if marks.documents(mark):
-                image = str(mark.get("image", {}).get("SOPInstanceUID", ""))
-                found.append(Filed(instance, row[0], image, _documents(row[1])))
+            mark = _mark(row[1]) if row else {}
+            if documents := _documents(mark):
+                found.append(Filed(instance, row[0], str(mark.get("image", {}).get("SOPInstanceUID", "")), documents))
         return found
 
     def filed_in(self, studies: Iterable[str]) -> set[str]:
@@ -122,7 +121,7 @@ class Worklist:
         found: set[str] = set()
         for study in studies:
             rows = self._db.execute("SELECT text FROM images JOIN marks ON image = id WHERE study = ?", [study])
-            found.update(*(_documents(text) for (text,) in rows))
+            found.update(*(_documents(_mark(text)) for (text,) in rows))
         return found
 
     def reach(self, position: int) -> None:
@@ -196,9 +195,15 @@ class Worklist:
         self._db.execute("DELETE FROM scores WHERE label IN (SELECT id FROM labels) AND image = ?", [image])
 
 
-def _documents(text: bytes) -> set[str]:
-    """The ids of those that a mark names, in its row's form."""
-    return {one["instance"] for one in marks.documents(json.loads(zlib.decompress(text))).values()}
+def _mark(text: bytes) -> dict[str, Any]:
+    """From its row's form."""
+    mark: dict[str, Any] = json.loads(zlib.decompress(text))
+    return mark
+
+
+def _documents(mark: dict[str, Any]) -> set[str]:
+    """The ids of those that it names."""
+    return {one["instance"] for one in marks.documents(mark).values()}
 
 
 def folded(text: str) -> str:

@@ -46,9 +46,10 @@ def test_it_is_kept_between_enter_and_leave(tmp_path: Path) -> None:
 
 def test_another_thread_cannot_let_go_of_it() -> None:
     kept = KeptThreadState()
-    kept.leave()
     kept.enter()
     other = threading.Thread(target=kept.leave)
     other.start()
     other.join()
+    assert kept._thread == threading.get_ident()
     kept.leave()
+    assert kept._thread is None
