@@ -31,8 +31,8 @@ def machine() -> str:
 
 def main() -> None:
     """All parts; each has the machine to itself while it runs."""
-    threads = os.cpu_count() or 1
-    pixels = one_image.table(one_image.run(threads, repeats=7))
+    threads, rounds, turns = whole_system.THREADS, one_image.ROUNDS, one_image.TURNS
+    pixels = one_image.table(one_image.run(threads, rounds))
     system = "\n".join(f"| {what} | {value} |" for what, value in whole_system.measure())
     with TemporaryDirectory() as folder:
         costs = "\n".join(sizing.processor_time(Path(folder)))
@@ -42,10 +42,11 @@ Made by `make bench` on {datetime.now(UTC):%Y-%m-%d}: {machine()}. Other machine
 
 ## One image, from its file to its stored report
 
-Milliseconds, reference / ours, medians of 7. The reference is TorchXRayVision's own way (`read_xray_dcm`, center crop,
-the resizer, the model in torch with its default threads), then a report built with highdicom as its documentation
-shows, and a plain POST of it; ours has {threads} threads for the one image, hashes its pixels beside the model,
-and also marks it as done. Same files, same weights, same Orthanc (without the plugin), in turns.
+Milliseconds, reference / ours, medians. The reference is TorchXRayVision's own way (`read_xray_dcm`, center crop, the
+resizer, the model in torch with its default threads), then a report built with highdicom as its documentation shows,
+and a plain POST of it. Ours is what a worker does with an image that is alone, with {threads} threads; it also hashes
+the pixels and marks the image as done. Same files, same weights, same Orthanc (without the plugin), in turns: {rounds}
+rounds over all files, in each of which the first three had {turns} turns and the others one.
 
 {pixels}
 

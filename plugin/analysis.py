@@ -60,6 +60,7 @@ def analyse(
     body_parts: Sequence[str] = (),
     elsewhere: Callable[[], bytes | None] = lambda: None,
     also: Sequence[str] = (),
+    threads: int = 1,
 ) -> Analysis:
     """Classify one DICOM file.
 
@@ -67,6 +68,7 @@ def analyse(
     :param body_parts: further values of BodyPartExamined that are skipped.
     :param elsewhere: has another program decode the image where no decoder here can (see `pixels.decoded_elsewhere`).
     :param also: outputs beside the SR (see `outputs`).
+    :param threads: for decoders that can share an image out among several.
     :raises NotClassified: with a sentence for the reader.
     """
     clock = Stopwatch()
@@ -76,13 +78,10 @@ def analyse(
             raise NotClassified("skipped", reason, describe(source))
     try:
         with clock("decode"):
-            decoded = _decode(source, elsewhere)
-        with clock("resize"):
-            image = pixels.prepare(decoded)
-        with clock("model"):
-            prediction, pixels_sha256 = predict(source, image, classify)
+            decoded = _decode(source, elsewhere, threads)
+        image, prediction, pixels_sha256 = _predict(source, decoded, classify, clock)
         with clock("report"):
-            report, document = report_on(source, pixels_sha256, image.warnings, classify, prediction, created)
+            report, document = _report_on(source, pixels_sha256, image.warnings, classify, prediction, created)
             maps = ActivationMaps.of(prediction.activation[0], classify.model.labels, decoded.stored.shape, image.crop)
             outputs = _outputs(also, source, report, decoded, maps, created)
     except (pixels.UnreadablePixels, sr.CannotReport) as problem:
@@ -105,14 +104,23 @@ def _outputs(
     return outputs.documents(kinds, source, report, decoded, maps, created)
 
 
-def predict(source: Dataset, image: pixels.ModelInput, classify: Classifier) -> tuple[Prediction, str]:
-    """What the model says, and the pixels' `fingerprint`: hashing 15 MB takes as long as a quarter of the model."""
+def _predict(
+    source: Dataset, decoded: pixels.Pixels, classify: Classifier, clock: Stopwatch
+) -> tuple[pixels.ModelInput, Prediction, str]:
+    """The model's input, what it says, and the pixels' `fingerprint`.
+
+    A thread of its own hashes them, which takes as long for 15 MB as a quarter of the model; it begins with the resize,
+    since the model may want all cores.
+    """
     with ThreadPoolExecutor(1) as beside:
-        fingerprint = beside.submit(pixels.fingerprint, source)
-        return classify(image.array[None]), fingerprint.result()
+        with clock("resize"):
+            fingerprint = beside.submit(pixels.fingerprint, source)
+            image = pixels.prepare(decoded)
+        with clock("model"):
+            return image, classify(image.array[None]), fingerprint.result()
 
 
-def report_on(
+def _report_on(
     source: Dataset,
     pixels_sha256: str,
     remarks: tuple[str, ...],
@@ -139,9 +147,9 @@ def _caveats(classify: Classifier) -> tuple[str, ...]:
     return (f"The model ran in {classify.precision}: its scores differ from TorchXRayVision's by several hundredths.",)
 
 
-def _decode(source: Dataset, elsewhere: Callable[[], bytes | None]) -> pixels.Pixels:
+def _decode(source: Dataset, elsewhere: Callable[[], bytes | None], threads: int) -> pixels.Pixels:
     try:
-        return pixels.decode(source)
+        return pixels.decode(source, threads)
     except pixels.NoDecoder:
         values = elsewhere()
         if values is None:

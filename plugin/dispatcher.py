@@ -53,8 +53,8 @@ class Pool(Protocol):
         """Sentences about inference servers that are not used, by address; under '' what is done without any."""
         ...
 
-    def classify(self, images: Sequence[tuple[str, str]]) -> Future[list[Outcome]]:
-        """Have one worker classify these, at most `in_flight`, at the same time."""
+    def classify(self, images: Sequence[tuple[str, str]], all_cores: bool) -> Future[list[Outcome]]:
+        """Have one worker classify these, at most `in_flight`, at the same time; on all cores, if no other has work."""
         ...
 
     def tidy(self, guest: str, study: str) -> Future[list[Outcome]]:
@@ -281,7 +281,8 @@ class Dispatcher:
         first = group[0]
         if first.guest:
             return self._pool.tidy(first.instance, first.study)
-        return self._pool.classify([(task.instance, task.study) for task in group])
+        nothing_else = len(group) == 1 and not (self._ready or self._running)
+        return self._pool.classify([(task.instance, task.study) for task in group], nothing_else)
 
     def _finish(self, group: list[Task], future: Future[list[Outcome]], now: float) -> None:
         for task, outcome in zip(group, self._outcomes(group, future), strict=True):

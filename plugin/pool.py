@@ -62,12 +62,12 @@ class WorkerPool:
             remarks[""] = "No inference server can be used; this machine runs the model itself"
         return remarks
 
-    def classify(self, images: Sequence[tuple[str, str]]) -> Future[list[Outcome]]:
+    def classify(self, images: Sequence[tuple[str, str]], all_cores: bool) -> Future[list[Outcome]]:
         """Start one task; its result is `worker.classify`'s, or the exception that ended its worker.
 
         `BrokenProcessPool` is no fault of the task's: all processes are started again then, and `problem` says so.
         """
-        return self._give(worker.classify, *images)
+        return self._give(worker.classify, images, all_cores)
 
     def tidy(self, guest: str, study: str) -> Future[list[Outcome]]:
         """Have a document looked at that others brought; the result is `worker.tidy`'s."""

@@ -22,6 +22,9 @@ ORTHANC_MEMORY = 1 << 30
 WORKER_MEMORY = 512 << 20
 """Bytes: workers were measured to take 300 MB at most with images of 3000x3000, 450 MB where they draw pictures too."""
 
+MOST_THREADS = 4
+"""Of a worker for an image that is alone, however many cores are idle: each takes 8 MB of its address space."""
+
 IN_FLIGHT = 4
 """Images that a worker has under way at once where it waits for `Servers`; where it computes itself, it has one."""
 
@@ -201,6 +204,11 @@ class Settings:
             return self.Workers
         fit = (limits.memory() - ORTHANC_MEMORY) // WORKER_MEMORY
         return max(1, min(limits.cores(), fit, MOST_WORKERS))
+
+    @property
+    def threads(self) -> int:
+        """How many a worker has for an image that is alone: the other workers leave their cores idle then."""
+        return min(self.workers, limits.cores(), MOST_THREADS)
 
     @property
     def in_flight(self) -> int:

@@ -12,7 +12,7 @@ import resource
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -31,7 +31,12 @@ if TYPE_CHECKING:
     from plugin.sr import Document
 
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
-M_ARENA_MAX = -8  # malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h
+KEPT, LARGEST = 64 << 20, 32 << 20
+"""Bytes that a worker keeps for the next image, and the largest piece among them, as large as malloc allows.
+
+To have them from the system anew takes 5 ms for an image of 2048x2048.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,7 @@ _server: str
 _settings: Settings
 _model_path: Path
 _engine: str
+_all_cores: int
 _threads: ThreadPoolExecutor
 _loading = Lock()
 _began: float
@@ -67,7 +73,7 @@ _began: float
 def begin(connection: Connection, settings: Settings, model_path: Path, engine: str) -> None:
     """Make this process a worker: its limits, and whom to talk to. `engine` is '' if it is to load the model itself."""
     # A process has no other place for what its tasks share.
-    global _archive, _server, _settings, _model_path, _engine, _threads
+    global _archive, _server, _settings, _model_path, _engine, _all_cores, _threads
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for Orthanc, which ends us in its own time
     # pydicom's quote what stands in the file, and they would go to Orthanc's log. Threads may leave `catch_warnings` in
     # another order than they entered it, and then another list of filters than this one stays; but each begins with it.
@@ -75,15 +81,23 @@ def begin(connection: Connection, settings: Settings, model_path: Path, engine: 
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash would leave somebody's radiograph on the disk
-    if settings.in_flight > 1:  # else each thread would take 64 MB of addresses or more for itself
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+    settle_memory()
     limit = settings.MemoryLimit << 20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
         os.environ[variable] = "1"  # the cores are shared out among workers, not within one
     _archive, _settings, _model_path, _engine = Archive(connection), settings, model_path, engine
     _server = claims.name(connection) if connection.shared else ""
+    _all_cores = settings.threads
     _threads = ThreadPoolExecutor(settings.in_flight)
+
+
+def settle_memory(kept: int = KEPT) -> None:
+    """Have what one image took serve the next, in whichever thread."""
+    malloc = ctypes.CDLL(None)
+    malloc.mallopt(M_ARENA_MAX, 1)  # else each thread would take 64 MB of addresses or more for itself
+    malloc.mallopt(M_TRIM_THRESHOLD, kept)
+    malloc.mallopt(M_MMAP_THRESHOLD, LARGEST)
 
 
 def ready() -> list[Outcome]:
@@ -92,18 +106,23 @@ def ready() -> list[Outcome]:
 
     _start_clock()
     try:
-        analysis.rehearse(_current_model())
+        for threads in sorted({1, _all_cores}):
+            analysis.rehearse(_current_model(threads))
     except classifier.ModelUnavailable as problem:
         return _with_news([Outcome("later", str(problem), model_unavailable=True)])
     return _with_news([Outcome("done")])
 
 
-def classify(*images: tuple[str, str]) -> list[Outcome]:
-    """Classify instances of CR or DX series, each given with the Orthanc id of its study; several at the same time."""
+def classify(images: Sequence[tuple[str, str]], all_cores: bool) -> list[Outcome]:
+    """Classify instances of CR or DX series, each given with the Orthanc id of its study; several at the same time.
+
+    :param all_cores: whether one image may use those of the other workers, which have nothing to do.
+    """
     _start_clock()
     if len(images) > 1:
         return _with_news(list(_threads.map(_in_company, images)))
-    return _with_news([_tried(lambda: _claimed(*images[0], alone=True))])
+    threads = _all_cores if all_cores else 1
+    return _with_news([_tried(lambda: _claimed(*images[0], alone=True, threads=threads))])
 
 
 def tidy(guest: str, study: str) -> list[Outcome]:
@@ -170,10 +189,10 @@ def _tried(task: Callable[[], Outcome]) -> Outcome:
         return Outcome("later", str(problem), model_unavailable=True)
 
 
-def _claimed(instance: str, study: str, alone: bool) -> Outcome:
-    model = _current_model()
+def _claimed(instance: str, study: str, alone: bool, threads: int = 1) -> Outcome:
+    model = _current_model(threads)
     with _claim(instance):
-        return _classify(instance, study, model, alone)
+        return _classify(instance, study, model, alone, threads)
 
 
 @contextmanager
@@ -191,7 +210,7 @@ def _claim(instance: str) -> Iterator[None]:
         raise
 
 
-def _classify(instance: str, study: str, model: Classifier, alone: bool) -> Outcome:
+def _classify(instance: str, study: str, model: Classifier, alone: bool, threads: int) -> Outcome:
     from plugin import analysis, filing, provenance
 
     created = _now()
@@ -207,6 +226,7 @@ def _classify(instance: str, study: str, model: Classifier, alone: bool) -> Outc
             _settings.BodyParts,
             lambda: _archive.decoded(instance) if alone else None,
             _settings.Outputs,
+            threads,
         )
         with clock("store"):
             stored = filing.file(_archive, found.documents, study, found.report.image.SOPInstanceUID)
@@ -264,26 +284,26 @@ def _named(documents: Mapping[str, Document], instances: Mapping[str, str]) -> d
     return {"outputs": outputs} if outputs else {}
 
 
-def _current_model() -> Classifier:
-    """The prepared model, read again whenever the file was replaced."""
+def _current_model(threads: int = 1) -> Classifier:
+    """The prepared model, read again whenever the file was replaced; with so many threads, if it runs in here."""
     try:
         stat = _model_path.stat()
         version = (stat.st_mtime_ns, stat.st_size)
     except OSError:
         version = (0, 0)  # loading it says in words what is wrong with it
     with _loading:
-        return _load(_model_path, version)
+        return _load(_model_path, version, 1 if _engine or _settings.Servers else threads)
 
 
-@lru_cache(maxsize=1)
-def _load(path: Path, version: tuple[int, int]) -> Classifier:
+@lru_cache(maxsize=2)  # with one thread, and with all
+def _load(path: Path, version: tuple[int, int], threads: int) -> Classifier:
     from plugin import classifier, engine
 
     if _settings.Servers:
         from plugin import servers
 
         return servers.load(path, _settings.Servers, _settings.LocalFallback, _left)
-    return engine.RemoteClassifier(_engine) if _engine else classifier.load(path)
+    return engine.RemoteClassifier(_engine) if _engine else classifier.load(path, threads)
 
 
 def _mark(instance: str, study: str, state: Literal["skipped", "failed"], reason: str, **more: object) -> Outcome:

@@ -51,6 +51,15 @@ def test_scores_of_a_batch_spread_over_findings_and_images(classify: Classifier,
     assert scores.std(axis=1).min() > 0.05
 
 
+def test_scores_do_not_depend_on_the_number_of_threads(classify: Classifier, prepared_model: Path) -> None:
+    image = plausible_inputs(1)
+    expected = classify(image)
+    for threads in (2, 3, 4):
+        found = classifier.load(prepared_model, threads)(image)
+        assert found.scores == pytest.approx(expected.scores, abs=1e-6)
+        assert found.activation == pytest.approx(expected.activation, abs=1e-3)
+
+
 def test_activation_maps_average_to_the_logits(classify: Classifier, densenet: Any) -> None:
     import torch
 

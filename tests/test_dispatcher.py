@@ -110,6 +110,7 @@ class FakePool:
         self.trouble = ""
         self.tasks: dict[str, Future[list[Outcome]]] = {}
         self.groups: list[list[str]] = []
+        self.on_all_cores: list[str] = []
         self.given_up: dict[str, str] = {}
         self.unused: dict[str, str] = {}
 
@@ -124,15 +125,16 @@ class FakePool:
         """All in their order, those of a group too."""
         return [instance for group in self.groups for instance in group]
 
-    def classify(self, images: Sequence[tuple[str, str]]) -> Future[list[Outcome]]:
+    def classify(self, images: Sequence[tuple[str, str]], all_cores: bool) -> Future[list[Outcome]]:
         assert all(study == f"study of {instance}" for instance, study in images)
         self.groups.append([instance for instance, _ in images])
+        self.on_all_cores += [instance for instance, _ in images if all_cores]
         future: Future[list[Outcome]] = Future()
         self.tasks |= dict.fromkeys(self.groups[-1], future)
         return future
 
     def tidy(self, guest: str, study: str) -> Future[list[Outcome]]:
-        return self.classify([(guest, study)])
+        return self.classify([(guest, study)], all_cores=False)
 
     def give_up(self, instance: str, study: str, reason: str) -> Future[list[Outcome]]:
         assert study == f"study of {instance}"
@@ -258,6 +260,24 @@ def test_only_as_many_tasks_are_given_out_as_keep_the_workers_busy(world: World)
     world.finish("i0", Outcome("done"))
     world.tick()
     assert len(world.pool.given) == 5
+
+
+def test_an_image_has_all_cores_only_while_nothing_else_is_to_do(world: World) -> None:
+    world.archive.add("alone")
+    world.tick()
+    world.archive.add("meanwhile")
+    world.tick()
+    for instance in world.pool.given:
+        world.finish(instance, Outcome("done"))
+    for instance in ("one", "another"):
+        world.archive.add(instance)
+    world.tick()
+    for instance in world.pool.given[2:]:
+        world.finish(instance, Outcome("done"))
+    world.archive.add("alone again")
+    world.tick()
+    assert len(world.pool.given) == 5
+    assert world.pool.on_all_cores == ["alone", "alone again"]
 
 
 def test_without_a_model_everything_stays_pending_and_is_done_afterwards(world: World) -> None:

@@ -76,6 +76,14 @@ def test_workers_keep_the_cores_busy_and_fit_into_the_memory(
     assert Settings.read({"Workers": 100}, {}).workers == 100
 
 
+@pytest.mark.parametrize(("cores", "workers", "threads"), [(2, 2, 2), (64, 14, 4), (8, 3, 3), (2, 8, 2), (8, 1, 1)])
+def test_an_image_that_is_alone_has_the_cores_of_the_other_workers(
+    cores: int, workers: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "cores", lambda: cores)
+    assert Settings.read({"Workers": workers}, {}).threads == threads
+
+
 def test_a_worker_that_waits_for_servers_has_several_images_under_way() -> None:
     alone = Settings.read({}, {})
     served = Settings.read({"Servers": ["grpc://a:1", "https://b:8000/v"]}, {})
