@@ -29,6 +29,7 @@ from plugin.settings import IN_FLIGHT, Connection
 
 TIMEOUT = Timeout(connect=5, read=120)  # seconds; reading: between two bytes of an answer
 DECODING = 4752  # the metadata that stands while Orthanc is decoding an image for us
+BESIDE = 4753  # the metadata of a guest that stays, with the id of its image
 COPYING = ("ResourceModification", "MergeStudy", "SplitStudy")
 CHANGED = {"ModifiedFrom", "AnonymizedFrom"}
 EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
@@ -69,6 +70,7 @@ class Instance(NamedTuple):
     SOPInstanceUID: str = ""
     changed_here: bool = False  # made by Orthanc, which modified or anonymised another one
     guest: bool = False  # if it is a document of ours: it was not this plugin that put it there, as far as can be told
+    beside: str = ""  # of a guest that may stay: Orthanc's id of the image that it was seen with
 
 
 class Place(NamedTuple):
@@ -299,6 +301,13 @@ class Archive:
             return "", ""
         return answer.data.decode(errors="replace"), answer.headers.get("ETag", "")
 
+    def put_beside(self, guest: str, image: str) -> None:
+        """Write down that a guest stays, with the id of its image, or '' to have it looked at once more.
+
+        :raises Gone: if the guest was deleted.
+        """
+        self._replace("PUT", f"/instances/{guest}/metadata/{BESIDE}", body=image.encode())
+
     def claim(self, instance: str, text: str, instead_of: str) -> None:
         """Write a claim into the mark's place, if that holds the revision `instead_of`, '' for nothing.
 
@@ -341,6 +350,7 @@ def _instance(row: dict[str, Any], metadata: dict[str, str], own_addresses: Cont
         uid,
         changed,
         changed or not by_us or not is_report_uid(uid),
+        metadata.get(str(BESIDE), ""),
     )
 
 

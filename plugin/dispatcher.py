@@ -31,7 +31,6 @@ LONGEST = 30.0  # seconds between two looks at the change log
 SOON = 0.1  # seconds from a task's end to the look at what it wrote there: one look for several
 LONGEST_PAUSE = 300.0  # seconds between two tries of something that is not the image's fault
 MOVING = 2.0  # seconds in which Orthanc removes what it has copied, if it is to be moved
-GUEST_PAUSES = 9  # after which, in 8 minutes, a document that others brought is left where it is
 ELSEWHERE = 2.0  # seconds between two looks at what another server works on
 AHEAD = 2  # groups of tasks given to the pool for each worker, so that none waits for the next
 GRACE = 30.0  # seconds beside its time limit that a task may take: to end a process that hangs, to start another one
@@ -78,6 +77,7 @@ class Task:
     instance: str = field(compare=False)
     study: str = field(compare=False)
     guest: bool = field(default=False, compare=False)  # a document of ours that others brought
+    given_up: str = field(default="", compare=False)  # why, if it is to be marked as `failed`
     given: float = field(default=0.0, compare=False)
     crashes: int = field(default=0, compare=False)
     pauses: int = field(default=0, compare=False)
@@ -86,7 +86,7 @@ class Task:
     @property
     def by_itself(self) -> bool:
         """Whether it goes to a worker without others."""
-        return self.guest or self.alone
+        return bool(self.guest or self.alone or self.given_up)
 
 
 @dataclass
@@ -135,7 +135,8 @@ class Dispatcher:
         self._arrivals: OrderedDict[str, int] = OrderedDict()  # unfinished, with their place in the log
         self._guests: set[str] = set()  # those among them that are no images
         self._past: set[str] = set()  # unfinished, from a backfill
-        self._received: dict[str, float] = {}  # of the unfinished arrivals, in seconds since 1970
+        self._since: dict[str, float] = {}  # when they came, or were to be done again, in seconds since 1970
+        self._idle = 0.0  # when nothing of that kind was unfinished
         self._metrics = Metrics()
         self._touched: dict[str, int] = {}  # unfinished, of which the log has told more, and the first place where
         self._unsure: dict[str, int] = {}  # finished, but others may have written to them meanwhile
@@ -199,9 +200,12 @@ class Dispatcher:
         return len(self._arrivals) - len(self._guests) + len(self._past)
 
     def _read_log(self, now: float) -> None:
+        began = time.time()
         for places in self._log.read(now):
             self._queue(places, now)
         self._listing.reached(self._log.position)
+        if not self._arrivals:
+            self._idle = began
 
     def _look_back(self) -> bool:
         """Queue a page of the past, if there is one and little else to do; whether to come again at once."""
@@ -245,9 +249,9 @@ class Dispatcher:
         """Of an instance that arrived, or was marked."""
         if series.radiographs:
             self._listing.note(found)
-        if not found.mark if series.radiographs else found.guest:
+        if not found.mark if series.radiographs else found.guest and not found.beside:
             self._arrivals[found.id] = order
-            self._received[found.id] = moment(found.received) or time.time()
+            self._since[found.id] = max(moment(found.received), self._idle) or time.time()
             task = Task(False, order, found.id, series.study, guest=not series.radiographs)
             if task.guest:
                 self._guests.add(found.id)
@@ -281,6 +285,8 @@ class Dispatcher:
         first = group[0]
         if first.guest:
             return self._pool.tidy(first.instance, first.study)
+        if first.given_up:
+            return self._pool.give_up(first.instance, first.study, first.given_up)
         return self._pool.classify([(task.instance, task.study) for task in group])
 
     def _finish(self, group: list[Task], future: Future[list[Outcome]], now: float) -> None:
@@ -289,15 +295,15 @@ class Dispatcher:
                 self._account(task, outcome, now)
 
     def _account(self, task: Task, outcome: Outcome, now: float) -> None:
-        if outcome.state == "later" and not (task.guest and task.pauses == GUEST_PAUSES):
+        if outcome.state == "later":
             self._again(task, outcome, now)
             return
         self._arrivals.pop(task.instance, None)
-        self._received.pop(task.instance, None)
+        self._since.pop(task.instance, None)
         self._past.discard(task.instance)
         self._guests.discard(task.instance)
         touched = self._touched.pop(task.instance, self._log.position if outcome.state == "gone" else None)
-        if touched is not None and not task.guest:
+        if touched is not None:
             self._unsure[task.instance] = touched  # it may have come back
         if task.guest:
             level = "warning" if outcome.reason == "removed" else "info"
@@ -337,8 +343,10 @@ class Dispatcher:
             return Outcome("later", reason)
         if task.guest:
             return Outcome("failed", reason)
-        reason = f"Given up after {task.crashes} tries: {reason}"
-        self._running[self._pool.give_up(task.instance, task.study, reason)] = [task]
+        if task.given_up:  # not even that could be written
+            return Outcome("later", reason)
+        task.given_up = f"Given up after {task.crashes} tries: {reason}"
+        heapq.heappush(self._ready, task)
         return None
 
     def _again(self, task: Task, outcome: Outcome, now: float) -> None:
@@ -381,7 +389,7 @@ class Dispatcher:
             "backfill": None if self._dates is None else progress,
         }
         self._tell("status", status)
-        oldest = max((time.time() - received for received in self._received.values()), default=0.0)
+        oldest = max((time.time() - since for since in self._since.values()), default=0.0)
         self._tell("metrics", self._metrics.values(not problem, self.pending, oldest))
         if not self._unsure:
             # Everything before the first unfinished arrival is finished.

@@ -121,17 +121,23 @@ class Listing:
             self._tell(complete=True)
 
     def _sweep(self, page: Sequence[str]) -> None:
-        """Remove what we filed on images that were deleted when nobody told us."""
+        """Remove the reports on images that were deleted when nobody told us."""
         series = {one.id: one for one in self._archive.series(page) if one.documents}
         named = self._worklist.filed_in({one.study for one in series.values()})
         unnamed = {one for each in series.values() for one in each.instances} - named
         for found in self._archive.instances(unnamed):
-            if not found.guest and not self._is_there(found.id, series[found.series].study):
+            if self._has_lost_its_image(found, series[found.series].study):
                 self._archive.delete(found.id)
                 self._say("warning", f"Instance {found.id}, a report on an image that is gone, was removed")
 
+    def _has_lost_its_image(self, document: Instance, study: str) -> bool:
+        """Whether it is ours or stood beside an image, and that is not in the study now."""
+        if document.beside:
+            return not self._archive.instances([document.beside])
+        return not document.guest and not self._is_there(document.id, study)
+
     def _is_there(self, document: str, study: str) -> bool:
-        """Whether the image of a document is in its study."""
+        """Whether the image of a document of ours is in its study."""
         subject = self._archive.subject(document)
         images = self._archive.find(subject) if subject else []
         return not subject or any(
@@ -165,7 +171,7 @@ class Listing:
                 series = [each for each in self._archive.series_in(one.study) if each.documents]
                 others = self._worklist.filed_in([one.study]) - one.documents
                 for found in self._archive.instances({each for row in series for each in row.instances} - others):
-                    if found.id in one.documents or self._is_on(one.image, found):
+                    if found.id in one.documents or self._is_on(one.SOPInstanceUID, found):
                         self._archive.delete(found.id)
         for back in self._archive.instances([one.instance for one in filed]):
             self._archive.unmark(back.id)  # it came again meanwhile, and its report may be what was removed

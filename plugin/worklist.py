@@ -30,7 +30,7 @@ SPACES = str.maketrans(dict.fromkeys("^=,+", " "))
 SCHEMA = """
 CREATE TABLE images (
     id INTEGER PRIMARY KEY, instance TEXT NOT NULL UNIQUE,
-    series TEXT NOT NULL, study TEXT NOT NULL, patient TEXT NOT NULL,
+    series TEXT NOT NULL, study TEXT NOT NULL, patient TEXT NOT NULL, SOPInstanceUID TEXT NOT NULL,
     state TEXT NOT NULL, moment REAL NOT NULL, highest REAL,
     PatientID TEXT NOT NULL, PatientName TEXT NOT NULL, StudyDate TEXT NOT NULL, Modality TEXT NOT NULL,
     sought TEXT NOT NULL, walk INTEGER NOT NULL);
@@ -50,11 +50,11 @@ CREATE TABLE scores (
 
 
 class Filed(NamedTuple):
-    """What was filed on an image: Orthanc's ids of the image, its study and the documents, and the SOPInstanceUID."""
+    """What was filed on an image, if anything: Orthanc's ids of the image, its study and the documents."""
 
     instance: str
     study: str
-    image: str
+    SOPInstanceUID: str
     documents: set[str]
 
 
@@ -105,15 +105,14 @@ class Worklist:
                     self._delete(image)
 
     def filed(self, instances: Iterable[str]) -> list[Filed]:
-        """Of those among these images that have reports."""
+        """Of those among these that are images of ours."""
         found = []
         for instance in instances:
-            row = self._db.execute(
-                "SELECT study, text FROM images JOIN marks ON image = id WHERE instance = ?", [instance]
-            ).fetchone()
-            mark = _mark(row[1]) if row else {}
-            if documents := _documents(mark):
-                found.append(Filed(instance, row[0], str(mark.get("image", {}).get("SOPInstanceUID", "")), documents))
+            for study, uid, text in self._db.execute(
+                "SELECT study, SOPInstanceUID, text FROM images LEFT JOIN marks ON image = id WHERE instance = ?",
+                [instance],
+            ):
+                found.append(Filed(instance, study, uid, _documents(_mark(text)) if text else set()))
         return found
 
     def filed_in(self, studies: Iterable[str]) -> set[str]:
@@ -156,6 +155,7 @@ class Worklist:
             "series": found.series,
             "study": place.study,
             "patient": place.patient,
+            "SOPInstanceUID": found.SOPInstanceUID,
             "state": mark.get("state", "pending"),
             "moment": moment(mark.get("created", "")) or moment(found.received),
             "highest": max(scores.values(), default=None),

@@ -26,6 +26,7 @@ class FakeArchive(Archive):
         self.modality: dict[str, str] = {}
         self.marks: dict[str, dict[str, Any]] = {}
         self.guests: set[str] = set()
+        self.beside: dict[str, str] = {}
         self.uids: dict[str, str] = {}
         self.subjects: dict[str, str] = {}  # of documents; SOPInstanceUIDs are ids here, and each has its own study
         self.log: list[str] = []
@@ -48,7 +49,15 @@ class FakeArchive(Archive):
     def instances(self, ids: Collection[str]) -> list[Instance]:
         found = sorted((one for one in ids if one in self.modality), reverse=True)  # in no order that means anything
         return [
-            Instance(one, f"series of {one}", self.marks.get(one), "", self.uids.get(one, ""), guest=one in self.guests)
+            Instance(
+                one,
+                f"series of {one}",
+                self.marks.get(one),
+                "",
+                self.uids.get(one, ""),
+                guest=one in self.guests,
+                beside=self.beside.get(one, ""),
+            )
             for one in found
         ]
 
@@ -88,6 +97,10 @@ class FakeArchive(Archive):
 
     def find(self, sop_instance_uid: str) -> list[Instance]:
         return self.instances([sop_instance_uid])
+
+    def put_beside(self, guest: str, image: str) -> None:
+        self.beside[guest] = image
+        self.log.append(guest)
 
     def delete(self, instance: str) -> None:
         del self.modality[instance]
@@ -326,6 +339,27 @@ def test_an_image_that_ends_its_worker_is_given_up_and_the_others_go_on(world: W
     assert world.counts() == (0, 1, 0, 1)
 
 
+def test_where_not_even_giving_up_succeeds_it_is_tried_again_with_growing_pauses(world: World) -> None:
+    world.archive.add("poison")
+    world.tick()
+    for _ in range(3):
+        world.finish("poison", TimeoutError())
+        world.tick()
+        world.tick(100)
+    world.log.clear()
+    for pause in (4, 8, 16):
+        world.finish("poison", RuntimeError("Abnormal termination"))
+        world.tick()
+        assert f"tried again in {pause} s" in world.log.pop()
+        assert world.pool.tasks["poison"].done()
+        world.tick(pause)
+        assert not world.pool.tasks["poison"].done()
+    assert world.pool.given.count("poison") == 3
+    world.finish("poison", Outcome("failed", world.pool.given_up["poison"]))
+    world.tick()
+    assert world.counts() == (0, 0, 0, 1)
+
+
 @pytest.fixture
 def waiting(world: World) -> World:
     """One whose workers have up to four images under way, since they wait for servers."""
@@ -482,6 +516,24 @@ def test_metrics_count_what_became_of_images_and_workers(world: World, monkeypat
     assert told['chest_xray_images_total{state="skipped",reason="BodyPartExamined"}'] == 1
 
 
+def test_what_is_to_be_done_again_is_not_pending_since_it_came(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatcher, "moment", lambda _: 1000.0)  # its ReceptionDate
+    monkeypatch.setattr("time.time", lambda: 5000.0)
+    world.archive.add("a")
+    world.tick()
+    assert world.said["metrics"]["chest_xray_oldest_pending_seconds"] == 4000
+    world.finish("a", Outcome("done"))
+    world.tick()
+    monkeypatch.setattr("time.time", lambda: 6000.0)
+    world.tick(dispatcher.LONGEST)
+    monkeypatch.setattr("time.time", lambda: 6005.0)
+    del world.archive.marks["a"]
+    world.archive.log.append("a")
+    world.tick()
+    assert world.pool.given == ["a", "a"]
+    assert world.said["metrics"]["chest_xray_oldest_pending_seconds"] == 5
+
+
 def test_a_document_that_others_brought_is_looked_at_and_is_no_image(world: World) -> None:
     for instance in ("guest", "own"):
         world.archive.add(instance, "SR")
@@ -498,22 +550,52 @@ def test_a_document_that_others_brought_is_looked_at_and_is_no_image(world: Worl
         world.finish("guest", TimeoutError())
         world.tick()
         world.tick(100)
+    world.tick(100)  # once more, since something was written to it
+    world.archive.delete("guest")
+    world.finish("guest", Outcome("gone"))
+    world.tick()
     assert (world.pool.given_up, world.archive.marks) == ({}, {})
     assert world.counts() == (0, 0, 0, 0)
     assert world.said["position"] == 3
 
 
-def test_a_guest_is_not_looked_at_without_end(world: World) -> None:
+def test_a_guest_waits_until_orthanc_has_copied_all(world: World) -> None:
     world.archive.guests.add("guest")
     world.archive.add("guest", "SR")
     world.tick()
     for _ in range(20):
         world.tick(dispatcher.LONGEST_PAUSE)
-        if not world.pool.tasks["guest"].done():
-            world.finish("guest", Outcome("later", "Its image is not classified yet"))
-            world.tick()
-    assert len(world.pool.given) == dispatcher.GUEST_PAUSES + 1
+        world.finish("guest", Outcome("later", "Orthanc is copying or moving studies"))
+        world.tick()
+    assert world.said["position"] == 0
+    world.tick(dispatcher.LONGEST_PAUSE)
+    world.archive.delete("guest")
+    world.pool.tasks["guest"].set_result([Outcome("done", "removed")])
+    world.tick()
+    assert world.pool.given == ["guest"] * 21
     assert world.said["position"] == 1
+
+
+def test_a_guest_that_stays_is_looked_at_again_when_that_is_asked_for(world: World) -> None:
+    world.archive.guests.add("guest")
+    world.archive.add("guest", "SR")
+    world.tick()
+    world.tick(dispatcher.MOVING)
+    world.archive.put_beside("guest", "a")
+    world.pool.tasks["guest"].set_result([Outcome("done")])
+    world.tick()
+    world.tick(100)
+    assert world.pool.given == ["guest"]
+    world.archive.put_beside("guest", "")
+    world.tick()
+    world.tick(dispatcher.MOVING)
+    assert world.pool.given == ["guest", "guest"]
+    world.archive.put_beside("guest", "")  # while that is done
+    world.tick()
+    world.pool.tasks["guest"].set_result([Outcome("done")])
+    world.tick()
+    world.tick(dispatcher.MOVING)
+    assert world.pool.given == ["guest"] * 3
 
 
 def test_a_deleted_image_leaves_no_trace(world: World) -> None:

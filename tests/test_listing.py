@@ -82,9 +82,9 @@ def test_it_follows_what_is_noted_and_looks_up_the_rest(world: World) -> None:
 def test_reports_go_with_their_image_and_nothing_else_does(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     for one in ("a", "b"):
         world.archive.add(one)
+        world.archive.uids[one] = f"1.2.{one}"
         world.archive.marks[one] = {
             "state": "done",
-            "image": {"SOPInstanceUID": f"1.2.{one}"},
             "sr": named(f"of of {one}"),
             "outputs": [named("of a") | {"kind": "pdf"}] if one == "a" else [],
         }
@@ -104,6 +104,23 @@ def test_reports_go_with_their_image_and_nothing_else_does(world: World, monkeyp
     world.listing.look_up("a")
     world.settle()
     assert set(world.archive.modality) == {"b", "of of b", "of of of of a", "of of of of of a"}
+
+
+@pytest.mark.parametrize("state", ["skipped", "failed", "pending"])
+def test_what_others_brought_goes_with_an_image_that_has_no_report_of_ours(world: World, state: str) -> None:
+    world.archive.add("a")
+    world.archive.uids["a"] = "1.2.a"
+    if state != "pending":
+        mark(world, "a", state)
+    world.archive.add("of a", "SR")
+    world.archive.guests.add("of a")
+    world.archive.uids["of a"] = content.report_uid(("", ""), ())
+    world.archive.subjects["of a"] = "1.2.a"
+    world.settle()
+    world.archive.delete("a")
+    world.listing.look_up("a")
+    world.settle()
+    assert not world.archive.modality
 
 
 def test_an_image_that_comes_back_while_its_report_is_removed_gets_another(
@@ -129,10 +146,13 @@ def test_reports_go_with_images_of_whose_deletion_nobody_told(world: World, monk
     for report, subject in (("of a", "a"), ("of b", "b"), ("of gone", "gone"), ("brought", "gone"), ("odd", "")):
         world.archive.add(report, "SR")
         world.archive.subjects[report] = subject
-    world.archive.guests.add("brought")
+    for guest, image in (("brought", ""), ("left", "gone"), ("stays", "b")):
+        world.archive.modality[guest] = "SR"
+        world.archive.guests.add(guest)
+        world.archive.beside[guest] = image
     world.archive.marks["a"] = {"state": "done", "sr": named("of a")}
     world.settle()
-    assert set(world.archive.modality) == {"a", "b", "c", "of a", "of b", "brought", "odd"}
+    assert set(world.archive.modality) == {"a", "b", "c", "of a", "of b", "brought", "stays", "odd"}
     world.archive.add("of gone", "SR")
     world.settle()
     assert "of gone" in world.archive.modality
