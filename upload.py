@@ -1,4 +1,8 @@
 #!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["pydicom==3.0.2", "requests==2.34.2", "rich==15.0.0"]
+# ///
 """Send DICOM files, folders and archives to Orthanc, and fetch what the chest X-ray plugin says of them.
 
     python upload.py PATH... [--results DIR]
@@ -50,7 +54,7 @@ except ModuleNotFoundError as missing:
     if python.exists() and Path(sys.prefix).resolve() != python.parent.parent.resolve():
         os.execv(python, [str(python), *sys.argv])  # noqa: S606 - the project's interpreter, which `make` set up
     print(
-        f"upload.py needs {missing.name}: run `make samples`, or `pip install pydicom requests rich`", file=sys.stderr
+        f"upload.py needs {missing.name}: `pip install pydicom requests rich`, or `uv run upload.py`", file=sys.stderr
     )
     sys.exit(2)
 

@@ -14,6 +14,7 @@ import sys
 import tarfile
 import threading
 import time
+import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -800,13 +801,27 @@ def test_nothing_printed_can_command_a_terminal() -> None:
     assert upload.printable("a\x1b[2J\udcff.dcm") == "a\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}.dcm"
 
 
+def test_it_asks_for_the_releases_that_the_project_has() -> None:
+    """`uv run upload.py` and `pipx run upload.py` read it (PEP 723)."""
+    script = (ROOT / "upload.py").read_text()
+    block = re.search(r"^# /// script\n((?:#.*\n)+?)# ///$", script, re.MULTILINE)
+    assert block
+    declared = tomllib.loads(re.sub(r"^# ?", "", block[1], flags=re.MULTILINE))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert declared["requires-python"] == project["requires-python"]
+    assert set(declared["dependencies"]) < {*project["dependencies"], *project["optional-dependencies"]["tools"]}
+    names = " ".join(each.partition("==")[0] for each in declared["dependencies"])
+    for text in (script, *(file.read_text() for file in ROOT.glob("README*.md"))):
+        assert f"`pip install {names}`" in text
+
+
 def test_without_its_libraries_it_says_what_to_install(tmp_path: Path) -> None:
     script = tmp_path / "upload.py"
     script.write_text((ROOT / "upload.py").read_text())
     command = [sys.executable, "-S", str(script), "--help"]
     alone = subprocess.run(command, text=True, capture_output=True, check=False)
     assert alone.returncode == 2
-    assert alone.stderr == "upload.py needs pydicom: run `make samples`, or `pip install pydicom requests rich`\n"
+    assert alone.stderr == "upload.py needs pydicom: `pip install pydicom requests rich`, or `uv run upload.py`\n"
 
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     interpreter = tmp_path / ".venv" / "bin" / "python"
