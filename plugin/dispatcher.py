@@ -20,20 +20,22 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Protocol
 
+from pebble import ProcessExpired
+
 from plugin.archive import Archive, ArchiveUnavailable, Instance, Series
 from plugin.changelog import ChangeLog
 from plugin.listing import Listing
 from plugin.metrics import Metrics
-from plugin.worker import Outcome
+from plugin.worker import GRACE, Outcome
 from plugin.worklist import moment
 
 LONGEST = 30.0  # seconds between two looks at the change log
 SOON = 0.1  # seconds from a task's end to the look at what it wrote there: one look for several
 LONGEST_PAUSE = 300.0  # seconds between two tries of something that is not the image's fault
 MOVING = 2.0  # seconds in which Orthanc removes what it has copied, if it is to be moved
+MOVING_ELSEWHERE = 300.0  # the same where another Orthanc may do so, which tells nobody when it is done
 ELSEWHERE = 2.0  # seconds between two looks at what another server works on
 AHEAD = 2  # groups of tasks given to the pool for each worker, so that none waits for the next
-GRACE = 30.0  # seconds beside its time limit that a task may take: to end a process that hangs, to start another one
 PAGE = 200  # series looked at in one round, when the past is gone through
 
 
@@ -129,6 +131,7 @@ class Dispatcher:
         self._archive, self._pool, self._attempts, self._say = archive, pool, attempts, say
         self._listing = listing
         self._log = ChangeLog(archive, since, shared)
+        self._moving = MOVING_ELSEWHERE if shared else MOVING
         self._ready: list[Task] = []
         self._waiting: list[tuple[float, Task]] = []
         self._running: dict[Future[list[Outcome]], list[Task]] = {}
@@ -158,8 +161,8 @@ class Dispatcher:
             try:
                 self._queue(self._unsure, now)
                 self._unsure.clear()
-                self._read_log(now)
-                if self._look_back():
+                more = self._read_log(now)
+                if self._look_back() or more:
                     self._look = now
             except ArchiveUnavailable as problem:
                 self._say("warning", f"{problem}; trying again in 2 s")
@@ -199,13 +202,15 @@ class Dispatcher:
         """How many images are known that are not finished."""
         return len(self._arrivals) - len(self._guests) + len(self._past)
 
-    def _read_log(self, now: float) -> None:
+    def _read_log(self, now: float) -> bool:
+        """Queue what its next page tells; whether there are more."""
         began = time.time()
-        for places in self._log.read(now):
-            self._queue(places, now)
+        self._queue(self._log.page(now), now)
+        more = self._log.turn(now)
         self._listing.reached(self._log.position)
-        if not self._arrivals:
+        if not (more or self._arrivals):
             self._idle = began
+        return more
 
     def _look_back(self) -> bool:
         """Queue a page of the past, if there is one and little else to do; whether to come again at once."""
@@ -251,12 +256,12 @@ class Dispatcher:
             self._listing.note(found)
         if not found.mark if series.radiographs else found.guest and not found.beside:
             self._arrivals[found.id] = order
-            self._since[found.id] = max(moment(found.received), self._idle) or time.time()
             task = Task(False, order, found.id, series.study, guest=not series.radiographs)
             if task.guest:
                 self._guests.add(found.id)
-                heapq.heappush(self._waiting, (now + MOVING, task))
+                heapq.heappush(self._waiting, (now + self._moving, task))
             else:
+                self._since[found.id] = max(moment(found.received), self._idle) or time.time()
                 heapq.heappush(self._ready, task)
 
     def _start(self, now: float) -> None:
@@ -327,12 +332,15 @@ class Dispatcher:
             self._metrics.lost_worker()
             return [Outcome("later", str(problem), model_unavailable=True)] * len(group)
         except TimeoutError:
+            self._metrics.lost_worker()
             reason = "it took longer than the time limit"
+        except ProcessExpired as problem:
+            self._metrics.lost_worker()
+            reason = f"its worker ended (status {problem.exitcode})"
         except MemoryError:
             reason = "it took more memory than the limit"
-        except Exception as problem:  # a lost process, or a fault of ours
-            reason = f"its worker ended ({type(problem).__name__}: {problem})"
-        self._metrics.lost_worker()
+        except Exception as problem:  # a fault of ours, or Orthanc refused what it never refuses
+            reason = f"it failed ({type(problem).__name__}: {problem})"
         if len(group) > 1:  # nobody knows which of them it was
             return [Outcome("later", reason, alone=True)] * len(group)
         return [self._crashed(group[0], reason)]
@@ -361,7 +369,7 @@ class Dispatcher:
             heapq.heappush(self._ready, task)
             self._say("warning", f"Instance {task.instance} is tried again alone: {outcome.reason}")
             return
-        pause = min(2.0**task.pauses, LONGEST_PAUSE)
+        pause = min(2.0 ** min(task.pauses, 9), LONGEST_PAUSE)
         task.pauses += 1
         heapq.heappush(self._waiting, (now + pause, task))
         level = "info" if task.guest else "warning"
@@ -389,7 +397,7 @@ class Dispatcher:
             "backfill": None if self._dates is None else progress,
         }
         self._tell("status", status)
-        oldest = max((time.time() - since for since in self._since.values()), default=0.0)
+        oldest = time.time() - min(self._since.values(), default=time.time())
         self._tell("metrics", self._metrics.values(not problem, self.pending, oldest))
         if not self._unsure:
             # Everything before the first unfinished arrival is finished.

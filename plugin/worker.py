@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
 M_ARENA_MAX = -8  # malloc.h
+GRACE = 30.0  # seconds beside its time limit that a task may take: to end a process that hangs, to start another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,12 @@ def tidy(guest: str, study: str) -> list[Outcome]:
 
 def give_up(instance: str, study: str, reason: str) -> list[Outcome]:
     """Mark an image as `failed` that ends its workers; its file is not read again."""
-    return [_tried(lambda: _mark(instance, study, "failed", reason))]
+    return [_tried(lambda: _given_up(instance, study, reason))]
+
+
+def _given_up(instance: str, study: str, reason: str) -> Outcome:
+    with _claim(instance):
+        return _mark(instance, study, "failed", reason)
 
 
 def _start_clock() -> None:

@@ -19,9 +19,6 @@ class Copying(FakeArchive):
     def is_copying(self) -> bool:
         return self.copying
 
-    def file(self, instance: str) -> bytes:
-        return instance.encode()
-
     def unmark(self, instance: str) -> None:
         del self.marks[instance]
 

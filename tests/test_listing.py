@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from plugin import content, listing, query
+from plugin import listing, provenance, query
 from plugin.archive import Archive, ArchiveUnavailable, Instance, Place
+from plugin.provenance import Provenance
 from plugin.query import File, Query
 from plugin.worklist import Worklist
 from tests.pacs import wait_for
@@ -39,10 +40,20 @@ class World:
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
+def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     made = World()
+
+    def read(file: bytes, _: bool) -> Provenance | None:
+        subject = made.archive.subjects.get(file.decode())
+        return None if subject is None else Provenance("sr", subject, "2.25.1", unchanged=True)
+
+    monkeypatch.setattr(provenance, "read", read)
     yield made
     made.worklist.close()
+
+
+VERIFIED = "of of of of of a"
+"""A report of ours that a person took over."""
 
 
 def named(document: str) -> dict[str, str]:
@@ -86,24 +97,25 @@ def test_reports_go_with_their_image_and_nothing_else_does(world: World, monkeyp
         world.archive.marks[one] = {
             "state": "done",
             "sr": named(f"of of {one}"),
-            "outputs": [named("of a") | {"kind": "pdf"}] if one == "a" else [],
+            "outputs": [named("of a") | {"kind": "pdf"}, named(VERIFIED) | {"kind": "x"}] if one == "a" else [],
         }
     brought = {"of of of a": "1.2.a", "of of of of a": "1.2.b"}  # both in a's study
-    ours = {"of a", "of of a", "of of b"}
-    for document in (*ours, *brought, "of of of of of a"):
+    ours = {"of a": "1.2.a", "of of a": "1.2.a", "of of b": "1.2.b"}
+    for document in (*ours, *brought, VERIFIED):
         world.archive.add(document, "SR")
-        world.archive.guests.add(document)  # what came first may be a mark's, too
-    world.archive.uids |= dict.fromkeys(brought, content.report_uid(("", ""), ()))
-    world.archive.subjects |= brought
+        if document != "of a":
+            world.archive.guests.add(document)  # what came first may be a mark's, too
+    world.archive.subjects |= ours | brought
+    del world.archive.subjects["of a"]  # it is not even looked at
     world.settle()
     world.listing.look_up("a")
     world.listing.look_up("b")
     world.settle()
-    assert ours | brought.keys() < world.archive.modality.keys()
+    assert ours.keys() | brought.keys() < world.archive.modality.keys()
     world.archive.delete("a")
     world.listing.look_up("a")
     world.settle()
-    assert set(world.archive.modality) == {"b", "of of b", "of of of of a", "of of of of of a"}
+    assert set(world.archive.modality) == {"b", "of of b", "of of of of a", VERIFIED}
 
 
 @pytest.mark.parametrize("state", ["skipped", "failed", "pending"])
@@ -114,7 +126,6 @@ def test_what_others_brought_goes_with_an_image_that_has_no_report_of_ours(world
         mark(world, "a", state)
     world.archive.add("of a", "SR")
     world.archive.guests.add("of a")
-    world.archive.uids["of a"] = content.report_uid(("", ""), ())
     world.archive.subjects["of a"] = "1.2.a"
     world.settle()
     world.archive.delete("a")
@@ -220,7 +231,7 @@ def test_a_full_disk_costs_the_list_alone_until_there_is_room(
         assert not world.complete()
         assert str(problem) in world.said["warning"]
         said = world.said.pop("warning")
-        world.settle(listing.NO_DISK - 1)
+        world.settle(listing.IDLE - 1)
         assert "warning" not in world.said, said
     mark(world, "a")
     world.settle(1)
