@@ -1,9 +1,9 @@
 """Where a result's documents go: into the image's own study, in the place of what was said of this image before.
 
-An image has the documents that its mark names. Others are guests: Orthanc makes copies when it modifies, anonymises,
-merges or splits studies, and people and other servers send theirs. A copy need not stay where its image has documents
-of its own, or is not: it would be a second report, or one on pixels which are gone, or a page with a name that was
-taken out of the study.
+An image has the documents that its mark names. What others brought are guests: Orthanc makes copies when it modifies,
+anonymises, merges or splits studies, and people and other servers send theirs. A copy need not stay where its image has
+documents of its own, or is not: it would be a second report, or one on pixels which are gone, or a page with a name
+that was taken out of the study.
 """
 
 from __future__ import annotations
