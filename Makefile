@@ -32,7 +32,8 @@ serve: $(BIN)/.installed system ## Start Orthanc with the plugin, in the foregro
 install: system ## Install the server as a systemd service, or upgrade it; as root
 	@sh packaging/install.sh
 
-samples: $(BIN)/.installed ## Draw the sample radiographs into samples/
+samples: $(BIN)/.installed ## Draw the radiographs in samples/ anew, after a change of demo/phantoms.py
+	@rm -f samples/*.dcm
 	@$(BIN)/python -m demo.phantoms samples
 
 stand-in: $(BIN)/.installed ## Write stand-in weights as a checkpoint to CHECKPOINT=path
@@ -105,7 +106,7 @@ system-cluster: ## Install PostgreSQL, Orthanc's plugin for it, a load balancer 
 	@$(call PACKAGES,$(SYSTEM_CLUSTER))
 
 clean: ## Remove everything that was made here
-	rm -rf .venv build samples .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 
 # PyPI's torch comes with gigabytes of CUDA; PyTorch's own page has one without. Whoever has told pip of a place for such
 # files has chosen already.

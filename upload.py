@@ -1,4 +1,8 @@
 #!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["pydicom==3.0.2", "requests==2.34.2", "rich==15.0.0"]
+# ///
 """Send DICOM files, folders and archives to Orthanc, and fetch what the chest X-ray plugin says of them.
 
     python upload.py PATH... [--results DIR]
@@ -50,7 +54,7 @@ except ModuleNotFoundError as missing:
     if python.exists() and Path(sys.prefix).resolve() != python.parent.parent.resolve():
         os.execv(python, [str(python), *sys.argv])  # noqa: S606 - the project's interpreter, which `make` set up
     print(
-        f"upload.py needs {missing.name}: run `make samples`, or `pip install pydicom requests rich`", file=sys.stderr
+        f"upload.py needs {missing.name}: `pip install pydicom requests rich`, or `uv run upload.py`", file=sys.stderr
     )
     sys.exit(2)
 
@@ -81,6 +85,7 @@ no DICOM file at all; 2 nothing could be done: a wrong option, a wrong password,
 stopped with Ctrl-C.
 """
 
+ACCOUNT = "chest-xray"  # as the server calls it, unless it is told otherwise
 STOPPED = "stopped"
 TRIES, BACKOFF = 6, 0.1  # seconds between tries, doubled each time
 SECONDS = urllib3.Timeout(connect=10, read=120)
@@ -247,7 +252,7 @@ def add_server(parser: argparse.ArgumentParser, env: Mapping[str, str]) -> None:
     """The options that say where Orthanc is and who asks."""
     add, url = parser.add_argument, env.get("ORTHANC_URL") or "http://localhost:8042"
     add("--url", default=url, help="Orthanc's address (else ORTHANC_URL; now %(default)s)")
-    add("--user", default=env.get("CHEST_XRAY_USER"), help="the account in Orthanc (else CHEST_XRAY_USER)")
+    add("--user", default=env.get("CHEST_XRAY_USER"), help=f"the account (else CHEST_XRAY_USER, else {ACCOUNT})")
     add("--password-file", type=Path, metavar="FILE", help="a file that holds the password")
 
 
@@ -267,28 +272,36 @@ def positive(text: str) -> int:
 
 
 def credentials(options: argparse.Namespace, env: Mapping[str, str]) -> tuple[str, str] | None:
-    """Name and password, or None where nobody named any. Raises Stop if there is a name and no password."""
-    password = env.get("CHEST_XRAY_PASSWORD")
+    """Name and password, or None where nobody gave any. Raises Stop if there is a name and no password."""
+    password = env.get("CHEST_XRAY_PASSWORD") or None
     if options.password_file:
         try:
             password = options.password_file.read_text().rstrip("\r\n")
         except (OSError, ValueError) as problem:
             raise Stop(f"no password can be read from {options.password_file}: {cause(problem)}") from None
-    if options.user and password is not None:
-        return options.user, password
     in_netrc = get_netrc_auth(options.url)
+    if password is not None and (options.user or not in_netrc):
+        return options.user or ACCOUNT, password
     if not options.user or (in_netrc and in_netrc[0] == options.user):
         return in_netrc
     if not sys.stdin.isatty():
         raise Stop(f"no password for {options.user}: set CHEST_XRAY_PASSWORD or give --password-file")
-    return options.user, getpass.getpass(f"Password of {options.user} at {options.url}: ")
+    return asked_for(options.user, options.url)
+
+
+def asked_for(user: str, url: str) -> tuple[str, str]:
+    """Name and password, from whoever sits at the terminal. Raises Stop if nobody does so any more."""
+    try:
+        return user, getpass.getpass(f"Password of {user} at {url}: ")
+    except EOFError:
+        raise Stop(f"no password for {user}") from None
 
 
 # The connection
 
 
 def connect(url: str, account: tuple[str, str] | None, connections: int) -> Server:
-    """The Orthanc at `url`. Raises Stop unless one answers there and accepts the account."""
+    """The Orthanc at `url`; at a terminal, one that wants an account gets it. Raises Stop unless it accepts that."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise Stop(f"{url} is no address like http://localhost:8042")
@@ -303,8 +316,10 @@ def connect(url: str, account: tuple[str, str] | None, connections: int) -> Serv
     response = server.ask("/system")
     if response.status == 401 and account:
         raise Stop(f"{server.url} does not accept this password of {account[0]}")
+    if response.status == 401 and sys.stdin.isatty():
+        return connect(url, asked_for(ACCOUNT, url), connections)
     if response.status == 401:
-        raise Stop(f"{server.url} wants an account: give --user, and CHEST_XRAY_PASSWORD or --password-file")
+        raise Stop(f"{server.url} wants a password: set CHEST_XRAY_PASSWORD or give --password-file")
     if elsewhere := response.get_redirect_location():
         raise Stop(f"{server.url} points elsewhere, to {elsewhere}: give that address")
     if "DicomAet" not in json_object(response.data):

@@ -1,6 +1,6 @@
 """`make demo`: start Orthanc, upload radiographs, wait for their reports, show them.
 
-`DICOM=path` names what to upload; without it, sample radiographs are drawn. `RESULTS=folder` takes the JSON files.
+`DICOM=path` names what to upload in place of the samples. `RESULTS=folder` takes the JSON files.
 `ONCE=1` ends by itself. The rest is `demo/serve.py`'s.
 """
 
@@ -17,7 +17,6 @@ from pathlib import Path
 
 import requests
 
-from demo.phantoms import main as draw_samples
 from demo.serve import (
     ROOT,
     Account,
@@ -46,9 +45,9 @@ STAND_IN = """
 def main() -> int:
     """Exit status 0 if every eligible image has its report."""
     try:
-        source = os.environ.get("DICOM")
-        if source and not Path(source).exists():
-            raise CannotServe(f"DICOM is {source}: there is no such file or folder")
+        source = os.environ.get("DICOM") or str(ROOT / "samples")
+        if not Path(source).exists():
+            raise CannotServe(f"There is no {source} to upload")
         claim(storage_folder(os.environ))
         check_ports(os.environ)  # before what takes minutes
         environ = {**os.environ, "WEIGHTS": choose_weights()}
@@ -64,7 +63,7 @@ def main() -> int:
     with running(command, environ_for_orthanc(environ)) as orthanc:
         try:
             wait_until_up(url, account, orthanc)
-            status = upload(url, environ)
+            status = upload(source, url, environ)
             if not environ.get("ONCE"):
                 print(f"\nThe results: {url}/chest-xray/   (account {account.user})", flush=True)
                 print("Serving until Ctrl-C.", flush=True)
@@ -124,12 +123,8 @@ def wait_until_up(url: str, account: Account, orthanc: subprocess.Popen[bytes], 
     raise CannotServe(f"Orthanc did not answer at {url} within {seconds:.0f} s; its log says why")
 
 
-def upload(url: str, environ: dict[str, str]) -> int:
+def upload(source: str, url: str, environ: dict[str, str]) -> int:
     """Upload with upload.py, as anybody would, and wait for the results."""
-    source = environ.get("DICOM")
-    if not source:
-        source = str(ROOT / "samples")
-        draw_samples([source])
     results = environ.get("RESULTS") or str(ROOT / "results")
     command = [sys.executable, str(ROOT / "upload.py"), source, "--url", url, "--results", results]
     return subprocess.run(command, env=environ, check=False).returncode

@@ -241,21 +241,40 @@ def _put_pixels(ds: Dataset, picture: NDArray[Any], bits_stored: int, photometri
         ds.LossyImageCompressionRatio = f"{stored.nbytes / len(frame):.2f}"
 
 
-MONOCHROME1_CR: Mapping[str, Any] = {"seed": 2, "modality": "CR", "bits_stored": 10, "photometric": "MONOCHROME1"}
+FILM: Mapping[str, Any] = {"rows": 900, "columns": 732}
+"""One of 35 x 43 cm, in as many pixels as a repository has room for."""
+
+CR_OF_SEED_2: Mapping[str, Any] = {
+    **FILM,
+    "seed": 2,
+    "modality": "CR",
+    "bits_stored": 10,
+    "photometric": "MONOCHROME1",
+    "transfer_syntax": uid.JPEGLSLossless,
+}
 
 SAMPLES: Mapping[str, Mapping[str, Any]] = {
-    "dx-pa-12bit": {"seed": 1},
-    "dx-lateral-12bit-jpeg-lossless": {"seed": 1, "view": "LL", "transfer_syntax": uid.JPEGLosslessSV1},
-    "cr-pa-10bit-monochrome1": {**MONOCHROME1_CR, "rows": 1280},
-    "cr-pa-10bit-monochrome1-jpeg-ls-a-year-later": {
-        **MONOCHROME1_CR,
-        "transfer_syntax": uid.JPEGLSLossless,
-        "StudyDate": "20260114",
+    "dx-pa-12bit": {**FILM, "seed": 1},
+    "dx-lateral-12bit-jpeg-lossless": {**FILM, "seed": 1, "view": "LL", "transfer_syntax": uid.JPEGLosslessSV1},
+    "cr-pa-10bit-monochrome1-jpeg-ls": {**CR_OF_SEED_2, "rows": 960},
+    "cr-pa-10bit-monochrome1-jpeg-ls-a-year-later": {**CR_OF_SEED_2, "StudyDate": "20260114"},
+    "dx-ap-16bit-jpeg-2000": {
+        **FILM,
+        "seed": 3,
+        "view": "AP",
+        "bits_stored": 16,
+        "transfer_syntax": uid.JPEG2000Lossless,
     },
-    "dx-ap-16bit-jpeg-2000": {"seed": 3, "view": "AP", "bits_stored": 16, "transfer_syntax": uid.JPEG2000Lossless},
-    "cr-pa-8bit-rle": {"seed": 4, "modality": "CR", "bits_stored": 8, "transfer_syntax": uid.RLELossless},
-    "dx-pa-14bit-monochrome1": {"seed": 5, "bits_stored": 14, "photometric": "MONOCHROME1", "columns": 1280},
-    "dx-pa-8bit-jpeg-baseline": {"seed": 6, "bits_stored": 8, "transfer_syntax": uid.JPEGBaseline8Bit},
+    "cr-pa-8bit-rle": {**FILM, "seed": 4, "modality": "CR", "bits_stored": 8, "transfer_syntax": uid.RLELossless},
+    "dx-pa-14bit-monochrome1-jpeg-2000-lossy": {
+        "rows": FILM["columns"],
+        "columns": FILM["rows"],
+        "seed": 5,
+        "bits_stored": 14,
+        "photometric": "MONOCHROME1",
+        "transfer_syntax": uid.JPEG2000,
+    },
+    "dx-pa-8bit-jpeg-baseline": {**FILM, "seed": 6, "bits_stored": 8, "transfer_syntax": uid.JPEGBaseline8Bit},
 }
 """File names that say what the file holds, with the arguments of `radiograph`."""
 

@@ -17,10 +17,11 @@ if [ -d /run/systemd/system ] && [ -e /etc/systemd/system/$name.service ]; then
 fi
 
 install -d $program
-rm -rf $program/plugin $program/demo $program/docs
-ours="plugin demo docs upload.py pyproject.toml Makefile README.md README.pt-BR.md SECURITY.md CHANGELOG.md LICENSE"
-cp -R $ours $program
-(cd $program && chmod -R a+rX $ours)
+folders="plugin demo docs samples"
+files="upload.py pyproject.toml Makefile README.md README.pt-BR.md SECURITY.md CHANGELOG.md LICENSE"
+(cd $program && rm -rf $folders)
+cp -R $folders $files $program
+(cd $program && chmod -R a+rX $folders $files)
 [ -e /etc/$name.json ] || install -m 644 orthanc.json /etc/$name.json
 ln -sf /etc/$name.json $program/orthanc.json
 make --no-print-directory -C $program .venv/bin/.installed

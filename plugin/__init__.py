@@ -16,15 +16,16 @@ The data's way, one direction, and the order in which to read the modules:
                `sr`           source Dataset + report -> DICOM SR: what it takes over from the image (`inherited`),
                               its content tree (`content`, `codes`), and the way back (`sr_reader`)
                `outputs`      the same for viewers that show no SR, if wanted: `summary_image`, `summary_pdf`
-        -> `worker` has it stored by `filing`, then marks the instance with its JSON  (the only two writes);
-           `provenance` tells `filing` which documents of a study are copies of ours
-      -> `listing` keeps a `worklist` of all marks, a file that can be made again at any time; `metrics` counts
+        -> `worker` has it stored by `filing`, then marks the instance with its JSON; `provenance` tells `filing`
+           which documents of a study are copies of ours
+      -> `listing` keeps a `worklist` of all marks, a file that can be made again at any time; `metrics` counts;
+         `orphans` are reports whose image is gone, which go, too
     people and programs ask `routes`, inside Orthanc again, which only reads: one mark from Orthanc, lists of them from
     that file, by `query`
 
 Where several Orthancs share one database, `claims` tells which of them does an image, and `changelog` finds what their
 log shows late; `loopback` is what the SDK cannot do inside Orthanc, `thread_state` what CPython does there too often;
-`scratch` folders are gone after a crash, too.
+`scratch` folders are gone after a crash, too. What is written to Orthanc's metadata and properties stands in `marks`.
 
 `archive` is everything that is said to Orthanc over HTTP, `settings` what an operator chooses (`limits`: what the
 machine allows), and `weights` turns TorchXRayVision's checkpoint into the model that `classifier` runs (`stand_in`

@@ -16,6 +16,8 @@ from urllib3 import BaseHTTPResponse, PoolManager, Retry, Timeout
 from urllib3.exceptions import HTTPError
 
 from plugin.marks import (
+    BESIDE,
+    DECODING,
     MANUFACTURER,
     METADATA,
     MODALITIES,
@@ -28,12 +30,10 @@ from plugin.marks import (
 from plugin.settings import IN_FLIGHT, Connection
 
 TIMEOUT = Timeout(connect=5, read=120)  # seconds; reading: between two bytes of an answer
-DECODING = 4752  # the metadata that stands while Orthanc is decoding an image for us
+TRIES = 5  # of what others may undo in the same moment
 COPYING = ("ResourceModification", "MergeStudy", "SplitStudy")
 CHANGED = {"ModifiedFrom", "AnonymizedFrom"}
 EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
-REFERENCES = ("0040-a375/0/0008-1115/0/0008-1199/0/0008-1155", "0008-2112/0/0008-1155", "0042-0013/0/0008-1155")
-"""Where a report, a picture and a page of ours name their image, in Orthanc's way of writing."""
 
 
 class ArchiveUnavailable(Exception):
@@ -69,6 +69,7 @@ class Instance(NamedTuple):
     SOPInstanceUID: str = ""
     changed_here: bool = False  # made by Orthanc, which modified or anonymised another one
     guest: bool = False  # if it is a document of ours: it was not this plugin that put it there, as far as can be told
+    beside: str = ""  # of a guest that may stay: Orthanc's id of the image that it was seen with
 
 
 class Place(NamedTuple):
@@ -169,8 +170,11 @@ class Archive:
         if not ids:
             return []
         query = {"Resources": list(ids), "Level": level, "Metadata": level == "Instance"}
-        rows: list[dict[str, Any]] = self._ask("POST", "/tools/bulk-content", json=query).json()
-        return rows
+        for _ in range(TRIES):
+            with suppress(Gone):  # one of them was deleted while Orthanc was answering
+                rows: list[dict[str, Any]] = self._ask("POST", "/tools/bulk-content", json=query).json()
+                return rows
+        raise ArchiveUnavailable("Instances are deleted while they are looked up")
 
     def radiographs(self, study_dates: str = "") -> list[str]:
         """The ids of all CR and DX series, the latest arrivals last.
@@ -187,14 +191,6 @@ class Archive:
         found: list[str] = self._ask("POST", "/tools/find", json={"Level": "Series", "Query": query}).json()
         return found
 
-    def subject(self, document: str) -> str:
-        """The SOPInstanceUID of the image that a document of ours is about, '' if it names none."""
-        for reference in REFERENCES:
-            with suppress(Gone):
-                uid = self._ask("GET", f"/instances/{document}/content/{reference}").data
-                return uid.decode("ascii", "replace").rstrip("\0 ")
-        return ""
-
     def places(self, series: Collection[str]) -> dict[str, Place]:
         """Where these series belong, in two requests; those that are gone are left out."""
         rows = self._rows("Series", series)
@@ -203,7 +199,11 @@ class Archive:
 
     def file(self, instance: str) -> bytes:
         """The stored DICOM file. :raises Gone: if it was deleted."""
-        return self._ask("GET", f"/instances/{instance}/file").data
+        try:
+            return self._ask("GET", f"/instances/{instance}/file").data
+        except Gone:
+            self.version(instance)
+            raise ArchiveUnavailable(f"Orthanc has the instance {instance} and not its file") from None
 
     def decoded(self, instance: str) -> bytes | None:
         """An image as Orthanc's own decoders read it, for `pixels.decoded_elsewhere`; None if they cannot.
@@ -299,6 +299,13 @@ class Archive:
             return "", ""
         return answer.data.decode(errors="replace"), answer.headers.get("ETag", "")
 
+    def put_beside(self, guest: str, image: str) -> None:
+        """Write down that a guest stays, with the id of its image, or '' to have it looked at once more.
+
+        :raises Gone: if the guest was deleted.
+        """
+        self._replace("PUT", f"/instances/{guest}/metadata/{BESIDE}", body=image.encode())
+
     def claim(self, instance: str, text: str, instead_of: str) -> None:
         """Write a claim into the mark's place, if that holds the revision `instead_of`, '' for nothing.
 
@@ -310,7 +317,7 @@ class Archive:
     def _replace(self, method: str, path: str, **arguments: Any) -> None:
         """PUT or DELETE metadata, whatever it holds. Where Orthanc checks revisions, it wants to be told that."""
         revision = ""
-        for _ in range(5):
+        for _ in range(TRIES):
             try:
                 self._ask(method, path, headers=_if_match(revision), **arguments)
                 return
@@ -341,6 +348,7 @@ def _instance(row: dict[str, Any], metadata: dict[str, str], own_addresses: Cont
         uid,
         changed,
         changed or not by_us or not is_report_uid(uid),
+        metadata.get(str(BESIDE), ""),
     )
 
 

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import urllib3
 from rich.console import Console
@@ -55,10 +56,17 @@ def _ask(server: upload.Server, options: argparse.Namespace) -> urllib3.BaseHTTP
 def _watch(server: upload.Server) -> None:
     with upload.progress(Console()) as bar:
         task = bar.add_task("Series looked at", total=None)
-        time.sleep(0.5)  # until the server has begun
-        while state := upload.json_object(server.ask("/chest-xray/status").data).get("backfill"):
+        while state := _status(server)["backfill"]:
             bar.update(task, total=state["series"] or None, completed=state["looked_at"])
             time.sleep(0.5)
+
+
+def _status(server: upload.Server) -> dict[str, Any]:
+    answer = server.ask("/chest-xray/status")
+    status = upload.json_object(answer.data)
+    if "backfill" not in status:
+        raise upload.Stop(f"{server.url} does not say how far it is (HTTP {answer.status}); it goes on there")
+    return status
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Standard library only. See `plugin/__main__.py` for what goes over the pipes.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+PIPE = 1 << 20  # bytes
 LONGEST_PAUSE = 60.0  # seconds between two starts of a process that keeps ending
 
 
@@ -40,13 +42,16 @@ class Companion:
         self._thread.start()
 
     def tell(self, message: dict[str, Any] | None = None) -> None:
-        """Send a message, or ring the bell. Never blocks: a full pipe holds enough bells already."""
+        """Send a message, or ring the bell. Never blocks: a full pipe holds enough bells.
+
+        Of other messages there is room for thousands; a deletion that is lost nevertheless is found within a day.
+        """
         process = self._process
         if process and process.stdin:
             try:
                 os.write(process.stdin.fileno(), json.dumps(message or {}).encode() + b"\n")
             except (BlockingIOError, BrokenPipeError, ValueError):
-                return  # it is busy, or gone: it reads the change log again in either case
+                return  # it is gone, or has not listened for a while
 
     def stop(self) -> None:
         """End it and all that it started, at the latest after two seconds: nothing is lost by that."""
@@ -89,6 +94,8 @@ class Companion:
                 assert process.stdin and process.stdout  # noqa: S101 - both are pipes
                 os.write(process.stdin.fileno(), json.dumps(self._first()).encode() + b"\n")
                 os.set_blocking(process.stdin.fileno(), False)
+                with suppress(OSError):  # room for 16,000 deletions at once; one user's pipes may not be as large
+                    fcntl.fcntl(process.stdin.fileno(), fcntl.F_SETPIPE_SZ, PIPE)
                 self._process = process
                 for line in process.stdout:
                     said_something = True

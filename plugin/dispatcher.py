@@ -20,21 +20,22 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Protocol
 
+from pebble import ProcessExpired
+
 from plugin.archive import Archive, ArchiveUnavailable, Instance, Series
 from plugin.changelog import ChangeLog
 from plugin.listing import Listing
 from plugin.metrics import Metrics
-from plugin.worker import Outcome
+from plugin.worker import GRACE, Outcome
 from plugin.worklist import moment
 
 LONGEST = 30.0  # seconds between two looks at the change log
 SOON = 0.1  # seconds from a task's end to the look at what it wrote there: one look for several
 LONGEST_PAUSE = 300.0  # seconds between two tries of something that is not the image's fault
 MOVING = 2.0  # seconds in which Orthanc removes what it has copied, if it is to be moved
-GUEST_PAUSES = 9  # after which, in 8 minutes, a document that others brought is left where it is
+MOVING_ELSEWHERE = 300.0  # the same where another Orthanc may do so, which tells nobody when it is done
 ELSEWHERE = 2.0  # seconds between two looks at what another server works on
 AHEAD = 2  # groups of tasks given to the pool for each worker, so that none waits for the next
-GRACE = 30.0  # seconds beside its time limit that a task may take: to end a process that hangs, to start another one
 PAGE = 200  # series looked at in one round, when the past is gone through
 
 
@@ -78,6 +79,7 @@ class Task:
     instance: str = field(compare=False)
     study: str = field(compare=False)
     guest: bool = field(default=False, compare=False)  # a document of ours that others brought
+    given_up: str = field(default="", compare=False)  # why, if it is to be marked as `failed`
     given: float = field(default=0.0, compare=False)
     crashes: int = field(default=0, compare=False)
     pauses: int = field(default=0, compare=False)
@@ -86,7 +88,7 @@ class Task:
     @property
     def by_itself(self) -> bool:
         """Whether it goes to a worker without others."""
-        return self.guest or self.alone
+        return bool(self.guest or self.alone or self.given_up)
 
 
 @dataclass
@@ -129,13 +131,15 @@ class Dispatcher:
         self._archive, self._pool, self._attempts, self._say = archive, pool, attempts, say
         self._listing = listing
         self._log = ChangeLog(archive, since, shared)
+        self._moving = MOVING_ELSEWHERE if shared else MOVING
         self._ready: list[Task] = []
         self._waiting: list[tuple[float, Task]] = []
         self._running: dict[Future[list[Outcome]], list[Task]] = {}
         self._arrivals: OrderedDict[str, int] = OrderedDict()  # unfinished, with their place in the log
         self._guests: set[str] = set()  # those among them that are no images
         self._past: set[str] = set()  # unfinished, from a backfill
-        self._received: dict[str, float] = {}  # of the unfinished arrivals, in seconds since 1970
+        self._since: dict[str, float] = {}  # when they came, or were to be done again, in seconds since 1970
+        self._idle = 0.0  # when nothing of that kind was unfinished
         self._metrics = Metrics()
         self._touched: dict[str, int] = {}  # unfinished, of which the log has told more, and the first place where
         self._unsure: dict[str, int] = {}  # finished, but others may have written to them meanwhile
@@ -157,8 +161,8 @@ class Dispatcher:
             try:
                 self._queue(self._unsure, now)
                 self._unsure.clear()
-                self._read_log(now)
-                if self._look_back():
+                more = self._read_log(now)
+                if self._look_back() or more:
                     self._look = now
             except ArchiveUnavailable as problem:
                 self._say("warning", f"{problem}; trying again in 2 s")
@@ -198,10 +202,15 @@ class Dispatcher:
         """How many images are known that are not finished."""
         return len(self._arrivals) - len(self._guests) + len(self._past)
 
-    def _read_log(self, now: float) -> None:
-        for places in self._log.read(now):
-            self._queue(places, now)
+    def _read_log(self, now: float) -> bool:
+        """Queue what its next page tells; whether there are more."""
+        began = time.time()
+        self._queue(self._log.page(now), now)
+        more = self._log.turn(now)
         self._listing.reached(self._log.position)
+        if not (more or self._arrivals):
+            self._idle = began
+        return more
 
     def _look_back(self) -> bool:
         """Queue a page of the past, if there is one and little else to do; whether to come again at once."""
@@ -245,14 +254,14 @@ class Dispatcher:
         """Of an instance that arrived, or was marked."""
         if series.radiographs:
             self._listing.note(found)
-        if not found.mark if series.radiographs else found.guest:
+        if not found.mark if series.radiographs else found.guest and not found.beside:
             self._arrivals[found.id] = order
-            self._received[found.id] = moment(found.received) or time.time()
             task = Task(False, order, found.id, series.study, guest=not series.radiographs)
             if task.guest:
                 self._guests.add(found.id)
-                heapq.heappush(self._waiting, (now + MOVING, task))
+                heapq.heappush(self._waiting, (now + self._moving, task))
             else:
+                self._since[found.id] = max(moment(found.received), self._idle) or time.time()
                 heapq.heappush(self._ready, task)
 
     def _start(self, now: float) -> None:
@@ -281,6 +290,8 @@ class Dispatcher:
         first = group[0]
         if first.guest:
             return self._pool.tidy(first.instance, first.study)
+        if first.given_up:
+            return self._pool.give_up(first.instance, first.study, first.given_up)
         nothing_else = len(group) == 1 and not (self._ready or self._running)
         return self._pool.classify([(task.instance, task.study) for task in group], nothing_else)
 
@@ -290,15 +301,15 @@ class Dispatcher:
                 self._account(task, outcome, now)
 
     def _account(self, task: Task, outcome: Outcome, now: float) -> None:
-        if outcome.state == "later" and not (task.guest and task.pauses == GUEST_PAUSES):
+        if outcome.state == "later":
             self._again(task, outcome, now)
             return
         self._arrivals.pop(task.instance, None)
-        self._received.pop(task.instance, None)
+        self._since.pop(task.instance, None)
         self._past.discard(task.instance)
         self._guests.discard(task.instance)
         touched = self._touched.pop(task.instance, self._log.position if outcome.state == "gone" else None)
-        if touched is not None and not task.guest:
+        if touched is not None:
             self._unsure[task.instance] = touched  # it may have come back
         if task.guest:
             level = "warning" if outcome.reason == "removed" else "info"
@@ -322,12 +333,15 @@ class Dispatcher:
             self._metrics.lost_worker()
             return [Outcome("later", str(problem), model_unavailable=True)] * len(group)
         except TimeoutError:
+            self._metrics.lost_worker()
             reason = "it took longer than the time limit"
+        except ProcessExpired as problem:
+            self._metrics.lost_worker()
+            reason = f"its worker ended (status {problem.exitcode})"
         except MemoryError:
             reason = "it took more memory than the limit"
-        except Exception as problem:  # a lost process, or a fault of ours
-            reason = f"its worker ended ({type(problem).__name__}: {problem})"
-        self._metrics.lost_worker()
+        except Exception as problem:  # a fault of ours, or Orthanc refused what it never refuses
+            reason = f"it failed ({type(problem).__name__}: {problem})"
         if len(group) > 1:  # nobody knows which of them it was
             return [Outcome("later", reason, alone=True)] * len(group)
         return [self._crashed(group[0], reason)]
@@ -338,8 +352,10 @@ class Dispatcher:
             return Outcome("later", reason)
         if task.guest:
             return Outcome("failed", reason)
-        reason = f"Given up after {task.crashes} tries: {reason}"
-        self._running[self._pool.give_up(task.instance, task.study, reason)] = [task]
+        if task.given_up:  # not even that could be written
+            return Outcome("later", reason)
+        task.given_up = f"Given up after {task.crashes} tries: {reason}"
+        heapq.heappush(self._ready, task)
         return None
 
     def _again(self, task: Task, outcome: Outcome, now: float) -> None:
@@ -354,7 +370,7 @@ class Dispatcher:
             heapq.heappush(self._ready, task)
             self._say("warning", f"Instance {task.instance} is tried again alone: {outcome.reason}")
             return
-        pause = min(2.0**task.pauses, LONGEST_PAUSE)
+        pause = min(2.0 ** min(task.pauses, 9), LONGEST_PAUSE)
         task.pauses += 1
         heapq.heappush(self._waiting, (now + pause, task))
         level = "info" if task.guest else "warning"
@@ -382,7 +398,7 @@ class Dispatcher:
             "backfill": None if self._dates is None else progress,
         }
         self._tell("status", status)
-        oldest = max((time.time() - received for received in self._received.values()), default=0.0)
+        oldest = time.time() - min(self._since.values(), default=time.time())
         self._tell("metrics", self._metrics.values(not problem, self.pending, oldest))
         if not self._unsure:
             # Everything before the first unfinished arrival is finished.

@@ -1,9 +1,9 @@
 """Where a result's documents go: into the image's own study, in the place of what was said of this image before.
 
-An image has the documents that its mark names. Others are guests: Orthanc makes copies when it modifies, anonymises,
-merges or splits studies, and people and other servers send theirs. A copy need not stay where its image has documents
-of its own, or is not: it would be a second report, or one on pixels which are gone, or a page with a name that was
-taken out of the study.
+An image has the documents that its mark names. What others brought are guests: Orthanc makes copies when it modifies,
+anonymises, merges or splits studies, and people and other servers send theirs. A copy need not stay where its image has
+documents of its own, or is not: it would be a second report, or one on pixels which are gone, or a page with a name
+that was taken out of the study.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from plugin.sr import Document, on_same_image, report_uid
 
 
 class TooEarly(ArchiveUnavailable):
-    """What is to become of a guest cannot be told yet, or not be done yet."""
+    """A guest cannot be removed while Orthanc is copying: its job would end with an error."""
 
 
 def file(archive: Archive, documents: Mapping[str, Document], study: str, source: str) -> dict[str, str]:
@@ -69,18 +69,31 @@ def _clear(archive: Archive, series: Sequence[Series], source: str, report: str,
     """
     documents = [document for one in series if one.documents for document in one.instances if document not in own]
     for found in archive.instances(documents):
-        with suppress(Gone, TooEarly):
+        with suppress(Gone):
             if not on_same_image(found.SOPInstanceUID, report):
                 if found.guest:
-                    _tidy(archive, series, found, source)
+                    _tidy_later(archive, series, found, source)
             elif not found.guest or _is_copy(archive, found):
                 archive.delete(found.id)
+
+
+def _tidy_later(archive: Archive, series: Sequence[Series], guest: Instance, finished: str) -> None:
+    """Now, if that can be; else it comes into Orthanc's change log once more, as if it had just arrived."""
+    try:
+        _tidy(archive, series, guest, finished)
+    except TooEarly:
+        if guest.mark:  # it came as an image
+            archive.unmark(guest.id)
+        else:
+            archive.put_beside(guest.id, "")
 
 
 def tidy(archive: Archive, study: str, guest: str) -> bool:
     """Look at a guest that has arrived in a study; whether it was removed just now.
 
-    :raises TooEarly: if its image is not classified yet, or Orthanc is not done with what it is doing.
+    One whose image is still to be classified is looked at again then.
+
+    :raises TooEarly: without its having been removed.
     """
     return any(_tidy(archive, archive.series_in(study), found) for found in archive.instances([guest]))
 
@@ -91,7 +104,21 @@ def _tidy(archive: Archive, series: Sequence[Series], guest: Instance, finished:
     :param finished: the SOPInstanceUID of an image whose documents are known, and the guest is none of them.
     """
     said = provenance.read(archive.file(guest.id), guest.changed_here)
-    if not said or _stays(archive, series, guest, said, finished):
+    if not said:
+        return False
+    radiographs = {one.id for one in series if one.radiographs and not one.documents}
+    images = archive.find(said.image) if said.image else []
+    here = [image for image in images if image.series in radiographs]
+    from_elsewhere = said.unchanged and not guest.changed_here
+    if from_elsewhere:  # another server's, which stays, also where its image may still come; or ours, of pixels before
+        stays = not any(_replaced(image, guest, said) for image in here)
+    elif not here or said.image == finished:
+        stays = not (images or radiographs or guest.changed_here)
+    else:  # where the image is still to be classified, the guest is looked at again then
+        stays = any(not image.mark or _names(image, guest) for image in here)
+    if stays:
+        if from_elsewhere and here and not guest.beside:
+            archive.put_beside(guest.id, here[0].id)
         return False
     if archive.is_copying():
         raise TooEarly("Orthanc is copying or moving studies")
@@ -103,20 +130,6 @@ def _tidy(archive: Archive, series: Sequence[Series], guest: Instance, finished:
 def _is_copy(archive: Archive, document: Instance) -> bool:
     """Of a document of ours, as others brought it; not one that a person took over."""
     return document.guest and provenance.read(archive.file(document.id), document.changed_here) is not None
-
-
-def _stays(archive: Archive, series: Sequence[Series], guest: Instance, said: Provenance, finished: str) -> bool:
-    radiographs = {one.id for one in series if one.radiographs and not one.documents}
-    images = archive.find(said.image) if said.image else []
-    here = [image for image in images if image.series in radiographs]
-    if said.unchanged and not guest.changed_here:
-        # Another server's, which stays, also where its image may still come; or ours, of pixels or of a name before.
-        return not any(_replaced(image, guest, said) for image in here)
-    if here and said.image != finished:
-        if not all(image.mark for image in here):
-            raise TooEarly("Its image is not classified yet")
-        return any(_names(image, guest) for image in here)
-    return not (images or radiographs or guest.changed_here)
 
 
 def _names(image: Instance, document: Instance) -> bool:

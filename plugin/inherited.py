@@ -165,13 +165,13 @@ def _patient_id(source: Dataset) -> str:
     """PatientID as it stands; '' where it is absent, which Orthanc files as the same patient."""
     try:
         source.get("PatientID")
-    except Exception as problem:  # whatever a malformed value makes pydicom raise
-        raise CannotReport(f"PatientID cannot be read: {problem}") from None
+    except Exception:  # whatever a malformed value makes pydicom raise, which may quote it, and reasons are logged
+        raise CannotReport("PatientID cannot be read.") from None
     text = _text(source, "PatientID")
     if "\\" in text:
         raise CannotReport(
-            f"PatientID '{text}' contains a backslash, which separates values: a report with it would be filed "
-            "under another patient."
+            "PatientID contains a backslash, which separates values: a report with it would be filed under another "
+            "patient."
         )
     if not text.isascii() and (charset := _unusable_charset(source)):
         raise CannotReport(f"PatientID is not ASCII and SpecificCharacterSet '{charset}' does not say how to read it.")

@@ -6,19 +6,19 @@ In a thread of its own, so that no image waits for this. `Listing.tick` does one
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from plugin.archive import Archive, ArchiveUnavailable, Gone, Instance, Place
-from plugin.marks import eligible_modality, is_report_uid
+from plugin import orphans
+from plugin.archive import Archive, ArchiveUnavailable, Instance, Place
+from plugin.marks import eligible_modality
 from plugin.worklist import Worklist
 
 PAGE = 100  # series that are read in one round of filling, and news in one round
 DAY = 86_400.0  # seconds after which everything is read once more
-NO_DISK = 60.0  # seconds until the worklist is made again after it could not be written
+IDLE = 60.0  # seconds between two ticks if nothing is heard, and until a worklist that could not be kept is made again
 NO_ANSWER = 2.0  # seconds until Orthanc is asked again
 
 
@@ -34,7 +34,7 @@ class Listing:
         self._heard: SimpleQueue[tuple[str, Instance | None] | int | None] = SimpleQueue()
         self._news: dict[str, Instance | None] = {}  # None where it has to be looked up
         self._left: list[str] | None = None  # series to read, the latest arrivals last
-        self._filed: list[str] = []  # series whose documents are to be compared with the images
+        self._to_sweep: list[str] = []  # series of documents, some of which may have lost their images
         self._due = 0.0
         self._reached = 0
         self._path = ""
@@ -60,7 +60,7 @@ class Listing:
         pause = 0.0
         while self._listen(pause):
             try:
-                pause = 0.0 if self.tick(time.monotonic()) else NO_DISK
+                pause = 0.0 if self.tick(time.monotonic()) else IDLE
             except ArchiveUnavailable:  # the dispatcher says so
                 pause = NO_ANSWER
 
@@ -89,8 +89,8 @@ class Listing:
             raise
         except Exception as problem:  # a full disk, no temporary folder, or a fault of ours: images go before lists
             reason = f"{type(problem).__name__}: {problem}"
-            self._say("warning", f"The worklist cannot be kept ({reason}); it is made again in {NO_DISK:.0f} s")
-            self._path, self._left, self._filed, self._due = "", None, [], now + NO_DISK
+            self._say("warning", f"The worklist cannot be kept ({reason}); it is made again in {IDLE:.0f} s")
+            self._path, self._left, self._to_sweep, self._due = "", None, [], now + IDLE
             self._tell(complete=False)
             return False
 
@@ -104,10 +104,10 @@ class Listing:
             self._worklist.begin_walk()
         if self._left is not None:
             self._read(self._left)
-        elif self._filed:
-            self._sweep(self._filed[-PAGE:])
-            del self._filed[-PAGE:]
-        return bool(self._left or self._filed or self._news)
+        elif self._to_sweep:
+            orphans.sweep(self._archive, self._worklist, self._to_sweep[-PAGE:], self._say)
+            del self._to_sweep[-PAGE:]
+        return bool(self._left or self._to_sweep or self._news)
 
     def _read(self, left: list[str]) -> None:
         series = self._archive.series(left[-PAGE:])
@@ -117,26 +117,8 @@ class Listing:
             # What was not found is gone. Deletions do not stand in the change log, and another Orthanc on the same
             # database tells nobody of its own.
             self._worklist.end_walk()
-            self._left, self._filed = None, self._archive.documents()
+            self._left, self._to_sweep = None, self._archive.documents()
             self._tell(complete=True)
-
-    def _sweep(self, page: Sequence[str]) -> None:
-        """Remove what we filed on images that were deleted when nobody told us."""
-        series = {one.id: one for one in self._archive.series(page) if one.documents}
-        named = self._worklist.filed_in({one.study for one in series.values()})
-        unnamed = {one for each in series.values() for one in each.instances} - named
-        for found in self._archive.instances(unnamed):
-            if not found.guest and not self._is_there(found.id, series[found.series].study):
-                self._archive.delete(found.id)
-                self._say("warning", f"Instance {found.id}, a report on an image that is gone, was removed")
-
-    def _is_there(self, document: str, study: str) -> bool:
-        """Whether the image of a document is in its study."""
-        subject = self._archive.subject(document)
-        images = self._archive.find(subject) if subject else []
-        return not subject or any(
-            one.study == study for one in self._archive.series([image.series for image in images])
-        )
 
     def _tell(self, complete: bool) -> None:
         self._say("worklist", [self._path, complete])
@@ -149,30 +131,13 @@ class Listing:
         places = {one.id: Place(*place) for one in known if one.mark and (place := self._worklist.place(one.id))}
         placed = self._placed([one for one in known if one.id not in places])
         gone = news.keys() - places.keys() - {one.id for one, _ in placed}  # or no image of ours any more
-        self._withdraw(gone)
+        orphans.withdraw(self._archive, self._worklist, gone)
         self._worklist.learn([*((one, places[one.id]) for one in known if one.id in places), *placed])
         self._worklist.forget(gone)
         for one in news:
             del self._news[one]
         if not self._news:
             self._worklist.reach(self._reached)
-
-    def _withdraw(self, gone: Collection[str]) -> None:
-        """Remove the reports on images that are gone: nobody can look at what they describe any more."""
-        filed = self._worklist.filed(gone)
-        for one in filed:
-            with suppress(Gone):  # the study as a whole, as a rule
-                series = [each for each in self._archive.series_in(one.study) if each.documents]
-                others = self._worklist.filed_in([one.study]) - one.documents
-                for found in self._archive.instances({each for row in series for each in row.instances} - others):
-                    if found.id in one.documents or self._is_on(one.image, found):
-                        self._archive.delete(found.id)
-        for back in self._archive.instances([one.instance for one in filed]):
-            self._archive.unmark(back.id)  # it came again meanwhile, and its report may be what was removed
-
-    def _is_on(self, image: str, document: Instance) -> bool:
-        """Whether it is a report of another server on this image; what people made of one has a UID of theirs."""
-        return is_report_uid(document.SOPInstanceUID) and self._archive.subject(document.id) == image
 
     def _placed(self, found: Sequence[Instance]) -> list[tuple[Instance, Place]]:
         places = self._archive.places(sorted({one.series for one in found}))

@@ -1,7 +1,7 @@
 """What Orthanc loads: settings, callbacks and routes. The only module that imports `orthanc`.
 
-Nothing here waits, and nothing runs in an uploading thread: what arrives is heard of through OnChange, which has a
-thread of its own and rings a bell. (OnStoredInstance runs under Orthanc's global lock and waits for Python's.) The
+Nothing runs in an uploading thread: what arrives is heard of through OnChange, which has a thread of its own and rings
+a bell. (OnStoredInstance runs under Orthanc's global lock and waits for Python's.) The
 standard library alone is imported, so that Orthanc starts at once and stays small.
 """
 
@@ -13,6 +13,7 @@ import signal
 import sqlite3
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from http import HTTPStatus
 from pathlib import Path
@@ -54,7 +55,8 @@ class OrthancIndex:
             return
         path = f"/instances/{instance}/metadata/{marks.METADATA}"
         _found(orthanc.RestApiPut, path, "null")
-        _found(orthanc.RestApiDelete, path)
+        with suppress(LookupError):  # somebody else asked for the same just now
+            _found(orthanc.RestApiDelete, path)
 
 
 def _found(call: Any, *arguments: str) -> bytes:
@@ -113,7 +115,7 @@ class Plugin:
             "settings": self._settings.as_json(),
             "since": self._since,
             "instances": self._early,
-            "backfill": json.loads(orthanc.GetGlobalProperty(marks.BACKFILL, "") or "null"),
+            "backfill": _backfill(),
         }
 
     def _hear(self, what: str, value: Any) -> None:
@@ -173,7 +175,9 @@ class Plugin:
         """`GET` of everything below /chest-xray."""
         match name.split("/"):
             case ["status"]:
-                return routes.health({**self._status, "version": __version__}, self._worklist)
+                begun = self._status.get("backfill") or {"series": 0, "looked_at": 0}
+                now = {"backfill": None if _backfill() is None else begun, "version": __version__}
+                return routes.health({**self._status, **now}, self._worklist)
             case ["worklist"]:
                 return routes.page_of_worklist(self._worklist, wish)
             case ["results"]:
@@ -207,6 +211,12 @@ class Plugin:
             if self._companion:
                 self._companion.tell({"backfill": dates})
         _send(output, reply)
+
+
+def _backfill() -> str | None:
+    """The dates of an unfinished one."""
+    dates: str | None = json.loads(orthanc.GetGlobalProperty(marks.BACKFILL, "") or "null")
+    return dates
 
 
 def _interpreter() -> str:

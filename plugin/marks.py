@@ -21,6 +21,12 @@ SERIES_NUMBERS = {"SR": 9018, "OT": 9019, "DOC": 9020}
 METADATA = 4750
 """The metadata's number; orthanc.json gives it a name under `UserMetadata`."""
 
+DECODING = 4752
+"""The metadata that stands while Orthanc is decoding an image for us."""
+
+BESIDE = 4753
+"""The metadata of a report of another server that may stay: Orthanc's id of the image that it was seen with."""
+
 POSITION = 4750
 """The global property that holds the position in Orthanc's change log up to which everything is finished."""
 
@@ -77,7 +83,7 @@ def read(text: str) -> dict[str, Any] | None:
     """A mark or a claim, or None where the text is neither."""
     try:
         found = json.loads(text or "null")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) and "state" in found else None
 

@@ -34,7 +34,10 @@ class Metrics:
         self._restarts += 1
 
     def values(self, ready: bool, pending: int, oldest: float) -> dict[str, float]:
-        """By name, with its labels. `oldest`: seconds for which the oldest pending arrival is in Orthanc."""
+        """By name, with its labels.
+
+        :param oldest: seconds for which an arrival, or what is to be done again, is pending at most.
+        """
         return {
             "chest_xray_ready": float(ready),
             "chest_xray_pending": float(pending),

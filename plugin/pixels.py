@@ -9,6 +9,7 @@ faster: its anti-aliased resize is linear, so it is two multiplications by one s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -66,8 +67,17 @@ def prepare(pixels: Pixels) -> ModelInput:
     """
     crop = row, column, size = center_crop(*pixels.stored.shape)
     middle, scale = to_model_range(pixels)
-    array = _resize(pixels.stored[row : row + size, column : column + size], middle) * np.float32(scale)
-    return ModelInput(array[None], crop, pixels.warnings)
+    resized, extent = _resize(pixels.stored[row : row + size, column : column + size], middle)
+    array = resized * np.float32(scale)
+    return ModelInput(array[None], crop, (*pixels.warnings, *_warnings(size, extent)))
+
+
+def _warnings(size: int, extent: float) -> Iterator[str]:
+    """Of images that the model can make little of, though TorchXRayVision scores them like any other."""
+    if size < SIZE:
+        yield f"The image has {size} pixels along its shorter side; it was enlarged to the model's {SIZE}."
+    if not extent:
+        yield "All pixels that the model saw have the same value."
 
 
 def center_crop(rows: int, columns: int) -> tuple[int, int, int]:
@@ -82,8 +92,8 @@ def to_model_range(pixels: Pixels) -> tuple[float, float]:
     return greatest / 2, (-2048 if pixels.inverted else 2048) / greatest
 
 
-def _resize(square: npt.NDArray[Any], middle: float) -> npt.NDArray[np.float32]:
-    """(n, n) to (224, 224): `square - middle`, smoothed and interpolated along both axes."""
+def _resize(square: npt.NDArray[Any], middle: float) -> tuple[npt.NDArray[np.float32], float]:
+    """(n, n) to (224, 224): `square - middle`, smoothed and interpolated along both axes; highest less lowest value."""
     n = len(square)
     blocks = _blocks(n)
     rows = np.empty((SIZE, n), np.float32)
@@ -99,7 +109,7 @@ def _resize(square: npt.NDArray[Any], middle: float) -> npt.NDArray[np.float32]:
     for output, source, weights in blocks:
         np.matmul(rows[:, source], weights.T, out=resized[:, output])
     # scikit-image clips to the source's own range; this is felt at the border, where the image fades to zero.
-    return np.clip(resized, low, high)
+    return np.clip(resized, low, high), float(high - low)
 
 
 @lru_cache(maxsize=32)

@@ -12,15 +12,16 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 
 from pebble import ProcessPool
 
-from plugin import worker
+from plugin import scratch, worker
 from plugin.settings import Connection, Settings
-from plugin.worker import Outcome
+from plugin.worker import GRACE, Outcome
 
 ROOT = Path(__file__).resolve().parent.parent
 LONGEST_PAUSE = 60.0  # seconds between two tries to get a model
@@ -40,8 +41,11 @@ class WorkerPool:
         self._pool: ProcessPool | None = None
         self._engine: subprocess.Popen[str] | None = None
         # A Unix socket in a folder that no other user can enter; '' if each worker loads the model itself.
-        self._folder = TemporaryDirectory(prefix="chest-xray-") if settings.Engine != "onnx" else None
-        self._engine_address = f"{self._folder.name}/engine" if self._folder else ""
+        self._open = ExitStack()
+        self._engine_address = ""
+        if settings.Engine != "onnx":
+            folder = self._open.enter_context(scratch.folder("chest-xray-engine-", Path(gettempdir())))
+            self._engine_address = f"{folder}/engine"
         self._problem = "The model is being prepared"
         self._unusable: dict[str, str] = {}  # servers, by address, with the sentence why
         self._doubt = threading.Event()
@@ -94,8 +98,7 @@ class WorkerPool:
         if self._engine:
             self._engine.kill()
             self._engine.wait()
-        if self._folder:
-            self._folder.cleanup()
+        self._open.close()
 
     def _end_pool(self) -> None:
         if self._pool:
@@ -143,7 +146,13 @@ class WorkerPool:
             self._doubt.clear()
 
     def _make_ready(self) -> str:
-        """Prepare the model and have a worker load it; a sentence if that fails."""
+        """Prepare the model and have the workers load it; a sentence if that fails."""
+        try:
+            return self._made_ready()
+        except Exception as problem:  # no memory, or whatever keeps a fresh process from loading its libraries
+            return f"The worker processes cannot be started ({type(problem).__name__}: {problem})"
+
+    def _made_ready(self) -> str:
         try:
             model = self._prepare()
         except subprocess.CalledProcessError as failed:
@@ -161,13 +170,14 @@ class WorkerPool:
                 initargs=(self._connection, self._settings, model, self._engine_address),
                 context=multiprocessing.get_context("spawn"),
             )
+        first, *others = [self._submit(worker.ready) for _ in range(self.workers)]
+        for one in (first, *others):
+            one.add_done_callback(self._hear_of_servers)
         try:
-            first, *others = [self._submit(worker.ready) for _ in range(self.workers)]
-            for one in (first, *others):
-                one.add_done_callback(self._hear_of_servers)
-            return first.result()[0].reason
-        except Exception as problem:  # whatever keeps a fresh process from loading its libraries
-            return f"A worker process cannot start ({type(problem).__name__}: {problem})"
+            return first.result(timeout=self._settings.TimeLimit + GRACE)[0].reason
+        except TimeoutError:  # the pool may have lost it
+            self._end_pool()
+            raise
 
     def _start_engine(self, model: Path) -> str:
         """Start `plugin.engine`, if there is to be one and none runs; a sentence if that fails."""

@@ -68,6 +68,7 @@ They stand in `orthanc.json`; for the service, in `/etc/orthanc-chest-xray.json`
 |---|---|
 | `PythonScript` | the path of `plugin/main.py` |
 | `UserMetadata` | names the plugin's mark: `"chest-xray": 4750`; without it, the mark has a number alone |
+| `LimitFindResults` | must be 0, which it is by default: the limit is on what the plugin asks for, too |
 | `HttpServerEnabled` | must be true: the worker processes reach Orthanc over HTTP on its own machine |
 | `SslEnabled`, `SslCertificate` | are followed: the workers then check that certificate |
 | `AuthenticationEnabled`, `RegisteredUsers` | hold for the plugin's routes too; the workers have a token of their own |

@@ -41,6 +41,12 @@ HEADERS = {
 }
 """Sent with every answer."""
 
+WAITING = "It is waiting to be classified"
+NOT_QUEUED = (
+    "It is not queued: it came just now, or was in the archive before the plugin, and then POST or a backfill has it "
+    "classified"
+)
+
 COLUMNS = ("state", "reason", "instance", "created", "warnings")
 IMAGE_COLUMNS = (
     "PatientID",
@@ -82,7 +88,9 @@ def result(index: Index, status: Mapping[str, Any], instance: str) -> Reply:
         metadata = index.get(f"/instances/{instance}/metadata?expand")
         if marks.mark_in(metadata):
             return Reply(HTTPStatus.OK, str(marks.text_in(metadata)).encode())
-        return _not_ours(index, instance) or _pending(status, instance)
+        return _not_ours(index, instance) or _pending(
+            status, instance, WAITING if status.get("pending") else NOT_QUEUED
+        )
     except LookupError:
         return _error(HTTPStatus.NOT_FOUND, f"Orthanc has no instance {instance}")
 
@@ -97,7 +105,7 @@ def again(index: Index, status: Mapping[str, Any], instance: str, headers: Mappi
         index.unmark(instance)
     except LookupError:
         return _error(HTTPStatus.NOT_FOUND, f"Orthanc has no instance {instance}")
-    return _pending(status, instance, HTTPStatus.ACCEPTED)
+    return _pending(status, instance, WAITING, HTTPStatus.ACCEPTED)
 
 
 def _not_ours(index: Index, instance: str) -> Reply | None:
@@ -292,9 +300,9 @@ def _cell(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
-def _pending(status: Mapping[str, Any], instance: str, code: int = HTTPStatus.OK) -> Reply:
-    reason = status.get("reason") or "It is waiting to be classified"
-    return _json({"state": "pending", "instance": instance, "reason": reason}, code)
+def _pending(status: Mapping[str, Any], instance: str, otherwise: str, code: int = HTTPStatus.OK) -> Reply:
+    """With the reason why nothing is classified at present, or `otherwise`."""
+    return _json({"state": "pending", "instance": instance, "reason": status.get("reason") or otherwise}, code)
 
 
 def _same_origin(headers: Mapping[str, str]) -> bool:

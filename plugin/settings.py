@@ -243,10 +243,14 @@ class Connection:
     def to_orthanc(cls, configuration: Mapping[str, Any], authorization: str) -> Self:
         """The address that Orthanc's own configuration describes: the loopback, unless it listens on others alone.
 
-        :raises BadSetting: if Orthanc's HTTP server is off, since results come back over it.
+        :raises BadSetting: if Orthanc's HTTP server is off, since results come back over it, or if it hides images.
         """
         if configuration.get("HttpServerEnabled", True) is not True:
             raise BadSetting("HttpServerEnabled is false; the plugin stores its reports over HTTP, so it must be true")
+        if limit := configuration.get("LimitFindResults", 0):
+            raise BadSetting(
+                f"LimitFindResults is {limit}; it must be 0, since Orthanc would hide more images from the plugin, too"
+            )
         secure = configuration.get("SslEnabled", False)
         return cls(
             url=f"{'https' if secure else 'http'}://{_host(configuration)}:{configuration.get('HttpPort', 8042)}",

@@ -37,6 +37,7 @@ KEPT, LARGEST = 64 << 20, 32 << 20
 
 To have them from the system anew takes 5 ms for an image of 2048x2048.
 """
+GRACE = 30.0  # seconds beside its time limit that a task may take: to end a process that hangs, to start another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,12 @@ def tidy(guest: str, study: str) -> list[Outcome]:
 
 def give_up(instance: str, study: str, reason: str) -> list[Outcome]:
     """Mark an image as `failed` that ends its workers; its file is not read again."""
-    return [_tried(lambda: _mark(instance, study, "failed", reason))]
+    return [_tried(lambda: _given_up(instance, study, reason))]
+
+
+def _given_up(instance: str, study: str, reason: str) -> Outcome:
+    with _claim(instance):
+        return _mark(instance, study, "failed", reason)
 
 
 def _start_clock() -> None:

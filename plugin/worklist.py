@@ -13,7 +13,7 @@ import tempfile
 import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,7 +30,7 @@ SPACES = str.maketrans(dict.fromkeys("^=,+", " "))
 SCHEMA = """
 CREATE TABLE images (
     id INTEGER PRIMARY KEY, instance TEXT NOT NULL UNIQUE,
-    series TEXT NOT NULL, study TEXT NOT NULL, patient TEXT NOT NULL,
+    series TEXT NOT NULL, study TEXT NOT NULL, patient TEXT NOT NULL, SOPInstanceUID TEXT NOT NULL,
     state TEXT NOT NULL, moment REAL NOT NULL, highest REAL,
     PatientID TEXT NOT NULL, PatientName TEXT NOT NULL, StudyDate TEXT NOT NULL, Modality TEXT NOT NULL,
     sought TEXT NOT NULL, walk INTEGER NOT NULL);
@@ -50,11 +50,11 @@ CREATE TABLE scores (
 
 
 class Filed(NamedTuple):
-    """What was filed on an image: Orthanc's ids of the image, its study and the documents, and the SOPInstanceUID."""
+    """What an image's mark names, if anything: Orthanc's ids of the image, its study and the documents."""
 
     instance: str
     study: str
-    image: str
+    SOPInstanceUID: str
     documents: set[str]
 
 
@@ -105,15 +105,14 @@ class Worklist:
                     self._delete(image)
 
     def filed(self, instances: Iterable[str]) -> list[Filed]:
-        """Of those among these images that have reports."""
+        """Of those among these that are images of ours."""
         found = []
         for instance in instances:
-            row = self._db.execute(
-                "SELECT study, text FROM images JOIN marks ON image = id WHERE instance = ?", [instance]
-            ).fetchone()
-            mark = _mark(row[1]) if row else {}
-            if documents := _documents(mark):
-                found.append(Filed(instance, row[0], str(mark.get("image", {}).get("SOPInstanceUID", "")), documents))
+            for study, uid, text in self._db.execute(
+                "SELECT study, SOPInstanceUID, text FROM images LEFT JOIN marks ON image = id WHERE instance = ?",
+                [instance],
+            ):
+                found.append(Filed(instance, study, uid, _documents(_mark(text)) if text else set()))
         return found
 
     def filed_in(self, studies: Iterable[str]) -> set[str]:
@@ -149,13 +148,14 @@ class Worklist:
                 self._db.execute("ROLLBACK")
 
     def _learn(self, found: Instance, place: Place) -> None:
-        mark = _checked(found.mark) if found.mark else {}
+        mark, text = _checked(found.mark) if found.mark else ({}, b"")
         scores: dict[str, float] = mark.get("scores", {})
         values = {
             "instance": found.id,
             "series": found.series,
             "study": place.study,
             "patient": place.patient,
+            "SOPInstanceUID": found.SOPInstanceUID,
             "state": mark.get("state", "pending"),
             "moment": moment(mark.get("created", "")) or moment(found.received),
             "highest": max(scores.values(), default=None),
@@ -174,9 +174,8 @@ class Worklist:
             values,
         ).fetchone()
         self._delete_result(image)
-        if mark:
-            text = zlib.compress(json.dumps(mark, ensure_ascii=False).encode(errors="replace"), 1)
-            self._db.execute("INSERT INTO marks VALUES (?, ?)", [image, text])
+        if text:
+            self._db.execute("INSERT INTO marks VALUES (?, ?)", [image, zlib.compress(text, 1)])
         numbers = self._numbers(scores)
         self._db.executemany(
             "INSERT INTO scores VALUES (?, ?, ?)", [(numbers[label], image, score) for label, score in scores.items()]
@@ -212,13 +211,25 @@ def folded(text: str) -> str:
     return plain.translate(SPACES)
 
 
-def _checked(mark: dict[str, Any]) -> dict[str, Any]:
-    """What the rows rely on; anybody with an account can write metadata."""
-    sound = mark["state"] in ("done", "skipped", "failed") and isinstance(mark.get("reason", ""), str)
-    sound = sound and isinstance(mark.get("created", ""), str) and isinstance(mark.get("warnings", []), list)
-    sound = sound and all(isinstance(mark.get(part, {}), dict) for part in ("scores", "image", "model", "sr"))
-    sound = sound and all(type(score) is float for score in mark.get("scores", {}).values())
-    return mark if sound else {"state": "failed", "reason": "Its metadata is no result of this plugin"}
+def _checked(mark: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """What the rows rely on, and its text; anybody with an account can write metadata."""
+    with suppress(ValueError, RecursionError):  # NaN, half a character in a label, or lists in lists in lists
+        text = json.dumps(mark, ensure_ascii=False, allow_nan=False).encode(errors="replace")
+        if _is_sound(mark):
+            "".join(mark.get("scores", {})).encode()
+            return mark, text
+    return _checked({"state": "failed", "reason": "Its metadata is no result of this plugin"})
+
+
+def _is_sound(mark: dict[str, Any]) -> bool:
+    texts, warnings = [mark.get("reason", ""), mark.get("created", "")], mark.get("warnings", [])
+    return (
+        mark["state"] in ("done", "skipped", "failed")
+        and isinstance(warnings, list)
+        and all(isinstance(text, str) for text in (*texts, *warnings))
+        and all(isinstance(mark.get(part, {}), dict) for part in ("scores", "image", "model", "sr"))
+        and all(type(score) is float for score in mark.get("scores", {}).values())
+    )
 
 
 def moment(text: str) -> float:

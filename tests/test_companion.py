@@ -45,6 +45,17 @@ def start(code: str, ear: Ear) -> Companion:
     return Companion([sys.executable, "-c", code], Path.cwd(), lambda: {"first": 1}, ear)
 
 
+def test_there_is_room_for_a_patient_with_thousands_of_images() -> None:
+    ear = Ear()
+    child = start("import sys, time; print('{}', flush=True); time.sleep(1)\n" + ECHO, ear)
+    ear.wait_for(lambda _: child._process is not None)
+    for number in range(10_000):
+        child.tell({"deleted": f"{number:044}"})
+    ear.wait_for(lambda heard: ("heard", {"deleted": f"{9999:044}"}) in heard[-3:])
+    assert len(ear.heard) == 10_002
+    child.stop()
+
+
 def test_messages_go_both_ways_and_it_ends_when_its_input_does() -> None:
     ear = Ear()
     child = start(ECHO, ear)

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from plugin import content, listing, query
+from plugin import listing, provenance, query
 from plugin.archive import Archive, ArchiveUnavailable, Instance, Place
+from plugin.provenance import Provenance
 from plugin.query import File, Query
 from plugin.worklist import Worklist
 from tests.pacs import wait_for
@@ -39,10 +40,20 @@ class World:
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
+def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     made = World()
+
+    def read(file: bytes, _: bool) -> Provenance | None:
+        subject = made.archive.subjects.get(file.decode())
+        return None if subject is None else Provenance("sr", subject, "2.25.1", unchanged=True)
+
+    monkeypatch.setattr(provenance, "read", read)
     yield made
     made.worklist.close()
+
+
+VERIFIED = "of of of of of a"
+"""A report of ours that a person took over."""
 
 
 def named(document: str) -> dict[str, str]:
@@ -82,28 +93,45 @@ def test_it_follows_what_is_noted_and_looks_up_the_rest(world: World) -> None:
 def test_reports_go_with_their_image_and_nothing_else_does(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     for one in ("a", "b"):
         world.archive.add(one)
+        world.archive.uids[one] = f"1.2.{one}"
         world.archive.marks[one] = {
             "state": "done",
-            "image": {"SOPInstanceUID": f"1.2.{one}"},
             "sr": named(f"of of {one}"),
-            "outputs": [named("of a") | {"kind": "pdf"}] if one == "a" else [],
+            "outputs": [named("of a") | {"kind": "pdf"}, named(VERIFIED) | {"kind": "x"}] if one == "a" else [],
         }
     brought = {"of of of a": "1.2.a", "of of of of a": "1.2.b"}  # both in a's study
-    ours = {"of a", "of of a", "of of b"}
-    for document in (*ours, *brought, "of of of of of a"):
+    ours = {"of a": "1.2.a", "of of a": "1.2.a", "of of b": "1.2.b"}
+    for document in (*ours, *brought, VERIFIED):
         world.archive.add(document, "SR")
-        world.archive.guests.add(document)  # what came first may be a mark's, too
-    world.archive.uids |= dict.fromkeys(brought, content.report_uid(("", ""), ()))
-    world.archive.subjects |= brought
+        if document != "of a":
+            world.archive.guests.add(document)  # what came first may be a mark's, too
+    world.archive.subjects |= ours | brought
+    del world.archive.subjects["of a"]  # it is not even looked at
     world.settle()
     world.listing.look_up("a")
     world.listing.look_up("b")
     world.settle()
-    assert ours | brought.keys() < world.archive.modality.keys()
+    assert ours.keys() | brought.keys() < world.archive.modality.keys()
     world.archive.delete("a")
     world.listing.look_up("a")
     world.settle()
-    assert set(world.archive.modality) == {"b", "of of b", "of of of of a", "of of of of of a"}
+    assert set(world.archive.modality) == {"b", "of of b", "of of of of a", VERIFIED}
+
+
+@pytest.mark.parametrize("state", ["skipped", "failed", "pending"])
+def test_what_others_brought_goes_with_an_image_that_has_no_report_of_ours(world: World, state: str) -> None:
+    world.archive.add("a")
+    world.archive.uids["a"] = "1.2.a"
+    if state != "pending":
+        mark(world, "a", state)
+    world.archive.add("of a", "SR")
+    world.archive.guests.add("of a")
+    world.archive.subjects["of a"] = "1.2.a"
+    world.settle()
+    world.archive.delete("a")
+    world.listing.look_up("a")
+    world.settle()
+    assert not world.archive.modality
 
 
 def test_an_image_that_comes_back_while_its_report_is_removed_gets_another(
@@ -129,10 +157,13 @@ def test_reports_go_with_images_of_whose_deletion_nobody_told(world: World, monk
     for report, subject in (("of a", "a"), ("of b", "b"), ("of gone", "gone"), ("brought", "gone"), ("odd", "")):
         world.archive.add(report, "SR")
         world.archive.subjects[report] = subject
-    world.archive.guests.add("brought")
+    for guest, image in (("brought", ""), ("left", "gone"), ("stays", "b")):
+        world.archive.modality[guest] = "SR"
+        world.archive.guests.add(guest)
+        world.archive.beside[guest] = image
     world.archive.marks["a"] = {"state": "done", "sr": named("of a")}
     world.settle()
-    assert set(world.archive.modality) == {"a", "b", "c", "of a", "of b", "brought", "odd"}
+    assert set(world.archive.modality) == {"a", "b", "c", "of a", "of b", "brought", "stays", "odd"}
     world.archive.add("of gone", "SR")
     world.settle()
     assert "of gone" in world.archive.modality
@@ -200,7 +231,7 @@ def test_a_full_disk_costs_the_list_alone_until_there_is_room(
         assert not world.complete()
         assert str(problem) in world.said["warning"]
         said = world.said.pop("warning")
-        world.settle(listing.NO_DISK - 1)
+        world.settle(listing.IDLE - 1)
         assert "warning" not in world.said, said
     mark(world, "a")
     world.settle(1)

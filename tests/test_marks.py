@@ -12,6 +12,11 @@ REPORT = {"instance": "a", "SeriesInstanceUID": "2.25.1"}
 PAGE = {"kind": "pdf", "instance": "b", "SeriesInstanceUID": "2.25.2"}
 
 
+@pytest.mark.parametrize("text", ["", "[", "null", "[]", "{}", "[" * 3000, '{"state":' * 3000, "\x00"])
+def test_what_is_no_mark(text: str) -> None:
+    assert marks.mark_in({"chest-xray": text}) is None
+
+
 def test_the_documents_of_a_mark() -> None:
     found = marks.documents({"sr": REPORT, "outputs": [PAGE]})
     assert found == {"sr": {"kind": "sr", **REPORT}, "pdf": PAGE}

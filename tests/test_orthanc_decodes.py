@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 
 from plugin import pixels
-from plugin.archive import DECODING
+from plugin.marks import DECODING
 from plugin.pixels import NoDecoder, UnreadablePixels
 from tests import images, oracle
 from tests.pacs import Pacs

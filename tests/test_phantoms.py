@@ -15,6 +15,9 @@ from pydicom.sr.coding import Code
 
 from demo import phantoms
 from demo.phantoms import LOSSY, SAMPLES, TRANSFER_SYNTAXES, draw, radiograph, samples, to_bytes
+from demo.serve import ROOT
+
+KEPT = sorted((ROOT / "samples").iterdir())
 
 
 def small(seed: int = 0, **arguments: Any) -> pydicom.Dataset:
@@ -33,6 +36,11 @@ def values(ds: pydicom.Dataset) -> np.ndarray[Any, Any]:
     if syntax in (uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless):
         return imagecodecs.jpeg2k_decode(next(pydicom.encaps.generate_frames(ds.PixelData, number_of_frames=1)))
     return ds.pixel_array
+
+
+def difference(ds: pydicom.Dataset, plain: np.ndarray[Any, Any]) -> int:
+    """The largest between the stored values and those that were to be stored."""
+    return int(np.abs(values(ds).astype(int) - plain).max())
 
 
 def test_a_chest_has_dark_lungs_between_bright_spine_and_dark_air() -> None:
@@ -79,8 +87,7 @@ def test_every_transfer_syntax_holds_the_drawing(syntax: uid.UID, bits: int) -> 
     bits = min(bits, phantoms.MOST_BITS.get(syntax, 16))
     plain = small(5, bits_stored=bits).pixel_array
     ds = read(small(5, bits_stored=bits, transfer_syntax=syntax))
-    difference = np.abs(values(ds).astype(int) - plain)
-    assert difference.max() <= (0.05 * 2**bits if syntax in LOSSY else 0)
+    assert difference(ds, plain) <= (0.05 * 2**bits if syntax in LOSSY else 0)
     assert ds.LossyImageCompression == ("01" if syntax in LOSSY else "00")
     assert plain.max() > 0.9 * 2**bits
 
@@ -131,17 +138,45 @@ def test_baseline_jpeg_holds_eight_bits_only() -> None:
         radiograph(transfer_syntax=uid.JPEGBaseline8Bit)
 
 
-def test_the_samples_are_varied_and_valid(tmp_path: Path) -> None:
-    assert phantoms.main([str(tmp_path), "--count", "10"]) == 0
-    files = sorted(tmp_path.iterdir())
-    assert len(files) == 10
-    images = [pydicom.dcmread(file) for file in files]
-    assert len({ds.SOPInstanceUID for ds in images}) == 10
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the samples, drawn now, and one more."""
+    folder = tmp_path_factory.mktemp("drawn") / "samples"
+    assert phantoms.main([str(folder), "--count", str(len(SAMPLES) + 1)]) == 0
+    return folder
+
+
+def test_the_repository_has_the_samples_and_nothing_else_in_their_folder(drawn: Path) -> None:
+    """What else lies there, `upload.py samples/` would complain of."""
+    names = {file.name for file in KEPT}
+    assert names == {f"{name}.dcm" for name in SAMPLES}
+    assert {file.name for file in drawn.iterdir()} - names == {"dx-pa-12bit-seed7.dcm"}
+    assert sum(file.stat().st_size for file in KEPT) < 5_000_000
+
+
+@pytest.mark.parametrize("file", KEPT, ids=lambda file: file.stem)
+def test_they_are_what_is_drawn(file: Path, drawn: Path) -> None:
+    """Else `make samples`, and `make demo` for results/. The bytes may differ: another release encodes otherwise."""
+    kept, now = pydicom.dcmread(file), pydicom.dcmread(drawn / file.name)
+    lossy = kept.file_meta.TransferSyntaxUID in LOSSY
+    assert difference(kept, values(now)) <= (0.01 * 2**kept.BitsStored if lossy else 0)
+    for ds in (kept, now):
+        del ds.PixelData
+        if lossy:
+            del ds.LossyImageCompressionRatio
+    assert kept == now
+    assert kept.file_meta.TransferSyntaxUID == now.file_meta.TransferSyntaxUID
+
+
+def test_they_are_varied_and_valid() -> None:
+    images = [pydicom.dcmread(file) for file in KEPT]
+    assert len({ds.SOPInstanceUID for ds in images}) == len(SAMPLES)
+    assert len({ds.file_meta.TransferSyntaxUID for ds in images}) == 7
     assert {ds.Modality for ds in images} == {"CR", "DX"}
     assert {ds.PhotometricInterpretation for ds in images} == {"MONOCHROME1", "MONOCHROME2"}
-    assert {ds.BitsStored for ds in images} >= {8, 10, 12, 16}
+    assert {ds.BitsStored for ds in images} == {8, 10, 12, 14, 16}
     assert all("PHANTOM" in str(ds.PatientName) and "no patient" in ds.ImageComments for ds in images)
-    for file in files:
+    for file in KEPT:
         checked = subprocess.run(["dciodvfy", "-new", file], capture_output=True, text=True, check=False)
         assert "Image" in checked.stderr  # the name of the IOD that it was checked against
         assert "Error" not in checked.stdout + checked.stderr

@@ -219,6 +219,19 @@ def test_a_high_bit_elsewhere_is_warned_of() -> None:
     assert "HighBit is 15" in pixels.decode(reread(ds)).warnings[0]
 
 
+def test_what_the_model_can_make_little_of_is_warned_of() -> None:
+    uniform = np.full((224, 300), 700, np.uint16)
+    small = images.pattern(223, 500, 12)
+    assert pixels.model_input(reread(images.dataset(small, 12))).warnings == (
+        "The image has 223 pixels along its shorter side; it was enlarged to the model's 224.",
+    )
+    uniform[:, 0] = 0  # not in the square that the model sees
+    image = pixels.model_input(reread(images.dataset(uniform, 12)))
+    assert image.warnings == ("All pixels that the model saw have the same value.",)
+    uniform[100, 150] = 701
+    assert not pixels.model_input(reread(images.dataset(uniform, 12))).warnings
+
+
 def test_a_broken_image_in_one_thread_is_no_other_threads_fault() -> None:
     """OpenJPH's errors come by a hook that the whole process shares."""
     whole = reread(images.dataset(images.pattern(400, 400, 12), 12, uid.HTJ2KLossless))

@@ -18,7 +18,7 @@ from jsonschema import Draft202012Validator
 
 from demo.phantoms import radiograph, to_bytes
 from demo.serve import ROOT
-from plugin import marks, results
+from plugin import analysis, marks, pixels, results
 from tests.pacs import Pacs
 
 FOLDER = ROOT / "results"
@@ -44,6 +44,15 @@ def test_the_published_results_follow_it(file: Path) -> None:
     assert complaints(answer) == []
     assert answer["image"]["SOPInstanceUID"] == file.stem
     assert answer["model"]["weights"] == "stand-in"  # README.md there says so
+
+
+def test_they_are_those_of_the_samples() -> None:
+    """Else remove them, and `make demo WEIGHTS=stand-in`."""
+    images = [analysis.parse(file.read_bytes()) for file in (ROOT / "samples").iterdir()]
+    published = [json.loads(file.read_text())["image"] for file in FILES]
+    assert {image["SOPInstanceUID"]: image["pixels_sha256"] for image in published} == {
+        image.SOPInstanceUID: pixels.fingerprint(image) for image in images
+    }
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,8 @@ def test_what_is_not_a_radiograph_is_skipped_with_the_reason() -> None:
 @pytest.mark.parametrize(
     ("status", "reason"),
     [
-        (READY, "It is waiting to be classified"),
+        (READY, routes.NOT_QUEUED),
+        (READY | {"pending": 1}, "It is waiting to be classified"),
         ({"ready": False, "reason": "The model is missing"}, "The model is missing"),
     ],
 )
@@ -88,7 +89,7 @@ def test_classifying_again_removes_the_mark() -> None:
     index = FakeIndex(a=("CR", json.dumps(DONE)))
     reply = routes.again(index, READY, "a", {"host": "pacs:8042"})
     assert reply.status == 202
-    assert json.loads(reply.body)["state"] == "pending"
+    assert json.loads(reply.body) == {"state": "pending", "instance": "a", "reason": routes.WAITING}
     assert index.instances["a"] == ("CR", None)
 
 

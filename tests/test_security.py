@@ -60,6 +60,7 @@ def test_the_log_tells_no_patient_and_no_secret(pacs: Pacs) -> None:
     name, patient, birth_date, study, physician = SECRETS
     states = set()
     variants: list[dict[str, Any]] = [{}, {"BodyPartExamined": "FOOT"}, {"BitsAllocated": 24}, {"Rows": 60000}]
+    variants += [{"PatientID": f"{patient}\\{name}"}, {"PatientID": f"{patient}ü", "SpecificCharacterSet": "ISO_IR 6"}]
     for seed, changes in enumerate(variants):
         ds = radiograph(50 + seed, rows=64, columns=64)
         ds.PatientName, ds.PatientID, ds.PatientBirthDate = name, patient, birth_date
@@ -70,6 +71,7 @@ def test_the_log_tells_no_patient_and_no_secret(pacs: Pacs) -> None:
     assert states == {"done", "skipped", "failed"}
     log = pacs.log()
     assert "failed" in log
+    assert "PatientID contains a backslash" in log
     for secret in (*SECRETS, pacs.password, "Bearer", "Basic "):
         assert secret not in log
 

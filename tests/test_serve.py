@@ -151,6 +151,14 @@ def test_ports(environ: dict[str, str]) -> None:
         check_ports(environ)
 
 
+def test_the_demo_wants_something_to_upload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DICOM", str(tmp_path / "absent"))
+    assert demo.main() == 2
+    assert capsys.readouterr().err == f"There is no {tmp_path / 'absent'} to upload\n"
+
+
 def test_the_demo_finds_a_port_taken_before_it_prepares_the_model(
     environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -115,3 +115,5 @@ def test_orthanc_is_reached_as_its_configuration_says() -> None:
 def test_without_an_http_server_the_setting_is_named() -> None:
     with pytest.raises(BadSetting, match="HttpServerEnabled"):
         Connection.to_orthanc({"HttpServerEnabled": False}, "t")
+    with pytest.raises(BadSetting, match="LimitFindResults is 100; "):
+        Connection.to_orthanc({"LimitFindResults": 100}, "t")

@@ -14,6 +14,7 @@ import sys
 import tarfile
 import threading
 import time
+import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -364,8 +365,8 @@ def test_files_that_share_their_identifiers_are_told_apart_by_content(
 def test_the_account(tmp_path: Path) -> None:
     (tmp_path / "one.dcm").write_bytes(image(1))
     (tmp_path / "password").write_text("käse:1\n")
-    users = {"RegisteredUsers": {"anna": "käse:1", "bert": "plain"}, "AuthenticationEnabled": True}
-    with orthanc(tmp_path, **users) as url:
+    users = {"anna": "käse:1", "bert": "plain", "chest-xray": "ours"}
+    with orthanc(tmp_path, RegisteredUsers=users, AuthenticationEnabled=True) as url:
 
         def run(*options: str, **environment: str) -> tuple[int, str]:
             command = [sys.executable, str(ROOT / "upload.py"), str(tmp_path / "one.dcm"), "--url", url, *options]
@@ -376,8 +377,12 @@ def test_the_account(tmp_path: Path) -> None:
             assert "käse" not in done.stdout + done.stderr
             return done.returncode, done.stderr
 
-        assert run()[0] == 2
-        assert "wants an account" in run()[1]
+        for nobody in ({}, {"CHEST_XRAY_USER": "", "CHEST_XRAY_PASSWORD": ""}):
+            assert run(**nobody) == (
+                2,
+                f"upload.py: {url} wants a password: set CHEST_XRAY_PASSWORD or give --password-file\n",
+            )
+        assert run(CHEST_XRAY_PASSWORD="ours") == (0, "")  # of the account that the server has unless told otherwise
         assert run("--user", "anna") == (
             2,
             "upload.py: no password for anna: set CHEST_XRAY_PASSWORD or give --password-file\n",
@@ -393,6 +398,40 @@ def test_the_account(tmp_path: Path) -> None:
         assert run()[0] == 2
         (tmp_path / ".netrc").write_text("machine 127.0.0.1 login bert password plain")
         assert run() == (0, "")
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An Orthanc that nobody may use without a password."""
+    users = {"chest-xray": "ours", "anna": "käse"}
+    with orthanc(tmp_path_factory.mktemp("guarded"), RegisteredUsers=users, AuthenticationEnabled=True) as url:
+        yield url
+
+
+@pytest.mark.parametrize(
+    "options, typed, status, said",
+    [
+        ([], "ours\n", 0, "1 file: "),
+        (["--user", "anna"], "käse\n", 0, "1 file: "),
+        ([], "other\n", 2, "upload.py: {url} does not accept this password of chest-xray\n"),
+        ([], "\4", 2, "upload.py: no password for chest-xray\n"),  # Ctrl-D
+    ],
+)
+def test_at_a_terminal_the_password_is_asked_for(
+    guarded: str, tmp_path: Path, options: list[str], typed: str, status: int, said: str
+) -> None:
+    (tmp_path / "one.dcm").write_bytes(image(1))
+    leader, follower = pty.openpty()
+    command = [sys.executable, str(ROOT / "upload.py"), str(tmp_path), "--url", guarded, *options]
+    pipes: dict[str, Any] = {"stdin": follower, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, start_new_session=True, **pipes) as process:
+        os.close(follower)
+        question = f"Password of {options[1] if options else 'chest-xray'} at {guarded}: "
+        assert process.stdout and process.stdout.read(len(question)).decode() == question
+        os.write(leader, typed.encode())
+        assert said.format(url=guarded) in process.stdout.read().decode()
+    os.close(leader)
+    assert process.returncode == status
 
 
 def test_an_address_without_orthanc(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -762,13 +801,27 @@ def test_nothing_printed_can_command_a_terminal() -> None:
     assert upload.printable("a\x1b[2J\udcff.dcm") == "a\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}.dcm"
 
 
+def test_it_asks_for_the_releases_that_the_project_has() -> None:
+    """`uv run upload.py` and `pipx run upload.py` read it (PEP 723)."""
+    script = (ROOT / "upload.py").read_text()
+    block = re.search(r"^# /// script\n((?:#.*\n)+?)# ///$", script, re.MULTILINE)
+    assert block
+    declared = tomllib.loads(re.sub(r"^# ?", "", block[1], flags=re.MULTILINE))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert declared["requires-python"] == project["requires-python"]
+    assert set(declared["dependencies"]) < {*project["dependencies"], *project["optional-dependencies"]["tools"]}
+    names = " ".join(each.partition("==")[0] for each in declared["dependencies"])
+    for text in (script, *(file.read_text() for file in ROOT.glob("README*.md"))):
+        assert f"`pip install {names}`" in text
+
+
 def test_without_its_libraries_it_says_what_to_install(tmp_path: Path) -> None:
     script = tmp_path / "upload.py"
     script.write_text((ROOT / "upload.py").read_text())
     command = [sys.executable, "-S", str(script), "--help"]
     alone = subprocess.run(command, text=True, capture_output=True, check=False)
     assert alone.returncode == 2
-    assert alone.stderr == "upload.py needs pydicom: run `make samples`, or `pip install pydicom requests rich`\n"
+    assert alone.stderr == "upload.py needs pydicom: `pip install pydicom requests rich`, or `uv run upload.py`\n"
 
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     interpreter = tmp_path / ".venv" / "bin" / "python"

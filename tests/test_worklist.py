@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import sqlite3
 import tempfile
@@ -210,6 +211,13 @@ def test_a_walk_forgets_what_it_did_not_meet(listed: Listed) -> None:
     assert set(listed.ids()) == {"there", "arrives"}
 
 
+def nested(depth: int) -> list[Any]:
+    outermost: list[Any] = []
+    for _ in range(depth):
+        outermost = [outermost]
+    return outermost
+
+
 @pytest.mark.parametrize(
     "mark",
     [
@@ -220,6 +228,11 @@ def test_a_walk_forgets_what_it_did_not_meet(listed: Listed) -> None:
         {"state": "done", "image": "x"},
         {"state": "done", "created": 3},
         {"state": "failed", "reason": {"no": "text"}},
+        {"state": "done", "warnings": [1]},
+        {"state": "done", "scores": {"Mass": math.nan}},
+        {"state": "done", "model": {"name": math.inf}},
+        {"state": "done", "scores": {"\ud800": 0.5}},
+        pytest.param({"state": "done", "image": {"deep": nested(2000)}}, id="deep"),
     ],
 )
 def test_metadata_that_somebody_else_wrote_does_no_harm(listed: Listed, mark: dict[str, Any]) -> None:

@@ -213,6 +213,18 @@ def test_a_copy_of_a_report_that_comes_afterwards_does_not_stay(start: Start) ->
         assert [pacs.result(each["instance"]) for each in (one, other)] == [one, other]  # nothing was done again
 
 
+def another_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    monkeypatch.setattr(stand_in, "SEED", 7)
+    file = folder / "another.pt"
+    return {"WEIGHTS": str(file), "WEIGHTS_SHA256": weights.write_stand_in(file)}
+
+
+def report_from_elsewhere(start: Start, data: bytes, **model: str) -> bytes:
+    with start(name="there", **model) as there:
+        there.wait_until_ready()
+        return there.file(there.result(there.upload(data))["sr"]["instance"])
+
+
 @pytest.mark.parametrize("report_first", [True, pytest.param(False, marks=has_torch)])
 def test_a_report_from_another_orthanc_goes_with_its_image(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report_first: bool
@@ -220,12 +232,8 @@ def test_a_report_from_another_orthanc_goes_with_its_image(
     """One that stood there before ours, and one by another model that came afterwards."""
     data, model = to_bytes(image(0)), {}
     if not report_first:
-        monkeypatch.setattr(stand_in, "SEED", 7)
-        model["WEIGHTS"] = str(tmp_path / "another.pt")
-        model["WEIGHTS_SHA256"] = weights.write_stand_in(Path(model["WEIGHTS"]))
-    with start(name="there", **model) as there:
-        there.wait_until_ready()
-        report = there.file(there.result(there.upload(data))["sr"]["instance"])
+        model = another_model(tmp_path, monkeypatch)
+    report = report_from_elsewhere(start, data, **model)
     with start(name="here") as here:
         here.wait_until_ready()
         for file in (report, data) if report_first else (data, report):
@@ -237,6 +245,64 @@ def test_a_report_from_another_orthanc_goes_with_its_image(
         assert found == {"image": 1, "report": 1 if report_first else 2}
         here.session.delete(f"{here.url}/instances/{here.upload(data)}", timeout=10)
         wait_for(lambda: not here.get("/instances") or None, 20, lambda: state_of(here))
+
+
+@has_torch
+def test_a_report_by_another_model_goes_with_an_image_that_is_deleted_without_the_plugin(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = to_bytes(image(0))
+    report = report_from_elsewhere(start, data, **another_model(tmp_path, monkeypatch))
+    with start(name="here") as here:
+        here.wait_until_ready()
+        instance = here.upload(data)
+        here.result(instance)
+        here.upload(report)
+        expect_quiet(here)
+        assert len(here.reports_beside(instance)) == 2
+    with start(WITHOUT_US, name="here") as here:
+        here.session.delete(f"{here.url}/instances/{instance}", timeout=10)
+        assert len(here.get("/instances")) == 2
+    with start(name="here") as here:
+        wait_for(lambda: not here.get("/instances") or None, 30, lambda: state_of(here))
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_report_from_another_orthanc_goes_with_an_image_that_is_skipped_here(start: Start, running: bool) -> None:
+    ds = image(0)
+    ds.BodyPartExamined = "SHOULDERGIRDLE"
+    report, here_only = report_from_elsewhere(start, to_bytes(ds)), {"ChestXRay": {"BodyParts": [ds.BodyPartExamined]}}
+    with start(here_only, name="here") as here:
+        here.wait_until_ready()
+        instance = here.upload(to_bytes(ds))
+        assert here.result(instance)["state"] == "skipped"
+        here.upload(report)
+        expect_quiet(here)
+        assert len(here.reports_beside(instance)) == 1
+        if running:
+            here.session.delete(f"{here.url}/instances/{instance}", timeout=10)
+            wait_for(lambda: not here.get("/instances") or None, 30, lambda: state_of(here))
+    if not running:
+        with start(WITHOUT_US, name="here") as here:
+            here.session.delete(f"{here.url}/instances/{instance}", timeout=10)
+        with start(here_only, name="here") as here:
+            wait_for(lambda: not here.get("/instances") or None, 30, lambda: state_of(here))
+
+
+def test_a_copy_of_a_report_under_another_modality_waits_for_no_image(start: Start) -> None:
+    """Its image was there before the plugin; when that is classified, the copy goes."""
+    data = to_bytes(image(0))
+    ds = pydicom.dcmread(BytesIO(copy_of(report_from_elsewhere(start, data))))
+    ds.Modality, ds.SeriesInstanceUID = "CR", generate_uid()
+    with start(WITHOUT_US, name="here") as here:
+        instance = here.upload(data)
+    with start(name="here") as here:
+        here.wait_until_ready()
+        copy = here.upload(to_bytes(ds))
+        assert here.result(copy)["state"] == "skipped"
+        here.session.post(f"{here.url}/instances/{instance}/chest-xray", timeout=10)
+        assert here.result(instance)["state"] == "done"
+        expect_as_many_reports_as_images(here, [1])
 
 
 @pytest.mark.parametrize("how", ["split", "delete"])

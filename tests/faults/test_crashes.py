@@ -21,7 +21,7 @@ EACH = 8  # images uploaded in one round
 
 
 def a_worker(pacs: Pacs) -> None:
-    pacs.workers()[0].kill()
+    wait_for(lambda: pacs.workers() or None, 30, pacs.log)[0].kill()  # the last one may be still to be replaced
 
 
 def all_workers(pacs: Pacs) -> None:

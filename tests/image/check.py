@@ -22,7 +22,7 @@ import psutil
 import requests
 from requests.auth import HTTPBasicAuth
 
-from demo.phantoms import samples, to_bytes
+from demo.serve import ROOT
 from plugin import __version__
 from tests.image import compose
 from tests.image.podman import IMAGE, PODMAN, RUN, nothing_left, podman
@@ -181,13 +181,10 @@ def check_contents(container: Container) -> None:
 def upload(url: str, account: tuple[str, str] = ACCOUNT) -> list[dict[str, Any]]:
     """The samples, as a user uploads them; their results."""
     with tempfile.TemporaryDirectory() as work:
-        radiographs, results = Path(work, "radiographs"), Path(work, "results")
-        radiographs.mkdir()
-        for name, ds in samples():
-            (radiographs / name).write_bytes(to_bytes(ds))
+        results = Path(work, "results")
         environ = os.environ | {"CHEST_XRAY_USER": account[0], "CHEST_XRAY_PASSWORD": account[1]}
-        command = [sys.executable, "upload.py", str(radiographs), "--url", url, "--results", str(results)]
-        subprocess.run(command, env=environ, check=True)
+        command = [sys.executable, "upload.py", "samples", "--url", url, "--results", str(results)]
+        subprocess.run(command, cwd=ROOT, env=environ, check=True)
         return [json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]
 
 
