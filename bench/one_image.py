@@ -175,7 +175,7 @@ class Series:
 
 def run(threads: int, rounds: int, raw: Sequence[Kind] = RAW, others: Sequence[Kind] = OTHERS) -> list[Row]:
     """Measure these files."""
-    worker.settle_memory(kept=1 << 30)
+    worker.settle_memory(kept=1 << 30, largest=32 << 20)
     prepared = weights.prepare(weights.STAND_IN, "", BUILD / "models")
     series = [Series(kind, number) for number, kind in enumerate([*raw, *others], 1)]
     classify = classifier.load(prepared, threads)

@@ -20,7 +20,7 @@ LOOPBACK = "127.0.0.1"
 MOST_WORKERS = 256
 ORTHANC_MEMORY = 1 << 30
 WORKER_MEMORY = 512 << 20
-"""Bytes: workers were measured to take 300 MB at most with images of 3000x3000, 450 MB where they draw pictures too."""
+"""Bytes: workers were measured to take 350 MB at most with images of 3000x3000, 490 MB where they draw pictures too."""
 
 MOST_THREADS = 4
 """Of a worker for an image that is alone, however many cores are idle: each takes 8 MB of its address space."""

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h
-KEPT, LARGEST = 64 << 20, 32 << 20
-"""Bytes that a worker keeps for the next image, and the largest piece among them, as large as malloc allows.
+KEPT, LARGEST = 32 << 20, 16 << 20
+"""Bytes that a worker keeps for the next image, and the largest piece among them: enough for an image of 2500x3050.
 
-To have them from the system anew takes 5 ms for an image of 2048x2048.
+To have them from the system anew takes 5 ms for one of 2048x2048.
 """
 GRACE = 30.0  # seconds beside its time limit that a task may take: to end a process that hangs, to start another one
 
@@ -93,12 +93,12 @@ def begin(connection: Connection, settings: Settings, model_path: Path, engine: 
     _threads = ThreadPoolExecutor(settings.in_flight)
 
 
-def settle_memory(kept: int = KEPT) -> None:
+def settle_memory(kept: int = KEPT, largest: int = LARGEST) -> None:
     """Have what one image took serve the next, in whichever thread."""
     malloc = ctypes.CDLL(None)
     malloc.mallopt(M_ARENA_MAX, 1)  # else each thread would take 64 MB of addresses or more for itself
     malloc.mallopt(M_TRIM_THRESHOLD, kept)
-    malloc.mallopt(M_MMAP_THRESHOLD, LARGEST)
+    malloc.mallopt(M_MMAP_THRESHOLD, largest)
 
 
 def ready() -> list[Outcome]:
