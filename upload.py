@@ -302,7 +302,10 @@ def asked_for(user: str, url: str) -> tuple[str, str]:
 
 def connect(url: str, account: tuple[str, str] | None, connections: int) -> Server:
     """The Orthanc at `url`; at a terminal, one that wants an account gets it. Raises Stop unless it accepts that."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # brackets with no address of IPv6 in them
+        parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise Stop(f"{url} is no address like http://localhost:8042")
     if parts.username is not None:

@@ -20,6 +20,7 @@ from plugin.archive import Archive, Conflict
 from plugin.settings import Connection
 
 SLACK = 10.0  # seconds, for clocks that differ
+LONGEST = 2 * 86_400.0  # seconds: no TimeLimit is longer than half of that
 
 
 class Taken(Exception):
@@ -61,4 +62,4 @@ def claim(archive: Archive, instance: str, own: str, seconds: float) -> None:
 def _end(claim: Mapping[str, Any]) -> float:
     """In seconds since 1970; anybody with an account can write metadata."""
     until = claim.get("until")
-    return until if isinstance(until, int | float) else 0.0
+    return until if isinstance(until, int | float) and until < time.time() + LONGEST else 0.0

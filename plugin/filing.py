@@ -112,10 +112,8 @@ def _tidy(archive: Archive, series: Sequence[Series], guest: Instance, finished:
     from_elsewhere = said.unchanged and not guest.changed_here
     if from_elsewhere:  # another server's, which stays, also where its image may still come; or ours, of pixels before
         stays = not any(_replaced(image, guest, said) for image in here)
-    elif not here or said.image == finished:
-        stays = not (images or radiographs or guest.changed_here)
-    else:  # where the image is still to be classified, the guest is looked at again then
-        stays = any(not image.mark or _names(image, guest) for image in here)
+    else:  # a copy; where its image is still to be classified, it is looked at again then
+        stays = said.image != finished and any(not image.mark or _names(image, guest) for image in here)
     if stays:
         if from_elsewhere and here and not guest.beside:
             archive.put_beside(guest.id, here[0].id)

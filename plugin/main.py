@@ -248,7 +248,7 @@ def _install() -> None:
         orthanc.LogError(f"Chest X-ray: {sentence}")
         raise SystemExit(str(sentence)) from None  # which stops Orthanc
     orthanc.RegisterOnChangeCallback(plugin.on_change)
-    _route("/instances/([^/]+)/chest-xray", plugin.on_instance)
+    _route("/instances/([0-9a-f-]+)/chest-xray", plugin.on_instance)
     _route("/chest-xray(?:/(.*))?", plugin.on_page)
     orthanc.ExtendOrthancExplorer((routes.WEB / "explorer.js").read_text())
 

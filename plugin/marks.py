@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import chain
+from math import isfinite
 from typing import Any
 
 MODALITIES = ("CR", "DX")
@@ -32,6 +34,9 @@ POSITION = 4750
 
 BACKFILL = 4751
 """The global property that holds the dates of an unfinished backfill, as JSON; empty if there is none."""
+
+MOST_BRACKETS = 300
+"""Opening ones, of JSON that strangers may have written; a mark has a dozen."""
 
 CLAIMED = "claimed"
 """The state of a claim: in the mark's place, while one of several Orthancs on one database works on the instance."""
@@ -62,9 +67,33 @@ def text_in(metadata: Mapping[str, str]) -> str | None:
 
 
 def mark_in(metadata: Mapping[str, str]) -> dict[str, Any] | None:
-    """The mark among an instance's metadata, or None where there is none that can be read, or only a claim."""
+    """The mark among an instance's metadata, or None where there is none that can be read, or only a claim.
+
+    Anybody with an account can write metadata: what is no result of ours is `failed`, and says so.
+    """
     found = read(text_in(metadata) or "")
-    return found if found and found["state"] != CLAIMED else None
+    if not found or found["state"] == CLAIMED:
+        return None
+    return found if _is_sound(found) else {"state": "failed", "reason": "Its metadata is no result of this plugin"}
+
+
+def _is_sound(found: Mapping[str, Any]) -> bool:
+    """Whether it has what pages and programs rely on."""
+    if found["state"] not in ("done", "skipped", "failed"):
+        return False
+    if found["state"] == "done" and not {"scores", "image", "model", "sr"} <= found.keys():
+        return False
+    parts = [
+        found.get(name, {}) for name in ("scores", "image", "model", "sr", "activation", "milliseconds", "settings")
+    ]
+    lists = [found.get(name, []) for name in ("findings", "warnings")]
+    return (
+        all(isinstance(part, dict) for part in parts)
+        and all(isinstance(each, list) for each in lists)
+        and all(isinstance(text, str) for text in chain(*lists, parts[1].values(), parts[3].values()))
+        and all(isinstance(found.get(name, ""), str) for name in ("instance", "reason", "created"))
+        and all(label.isprintable() and type(score) is float and isfinite(score) for label, score in parts[0].items())
+    )
 
 
 def documents(mark: Mapping[str, Any] | None) -> dict[str, dict[str, str]]:
@@ -82,10 +111,21 @@ def documents(mark: Mapping[str, Any] | None) -> dict[str, dict[str, str]]:
 def read(text: str) -> dict[str, Any] | None:
     """A mark or a claim, or None where the text is neither."""
     try:
-        found = json.loads(text or "null")
-    except (ValueError, RecursionError):
+        found = parse(text or "null")
+    except ValueError:
         return None
     return found if isinstance(found, dict) and "state" in found else None
+
+
+def parse(text: str | bytes) -> Any:
+    """JSON of strangers. :raises ValueError: if it is none, or nested so deeply that the parser may end the process.
+
+    Python bounds its own recursion, but the stacks of Orthanc's threads are smaller than that takes.
+    """
+    text = text.decode() if isinstance(text, bytes) else text
+    if text.count("[") + text.count("{") > MOST_BRACKETS:
+        raise ValueError("There are too many brackets in it")
+    return json.loads(text)
 
 
 def mark(state: str, instance: str, **more: Any) -> str:

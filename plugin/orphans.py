@@ -21,8 +21,7 @@ def withdraw(archive: Archive, worklist: Worklist, gone: Collection[str]) -> Non
             series = [each for each in archive.series_in(one.study) if each.documents]
             others = worklist.filed_in([one.study]) - one.documents
             for found in archive.instances({each for row in series for each in row.instances} - others):
-                own = found.id in one.documents and not found.guest
-                if own or _subject(archive, found) == one.SOPInstanceUID != "":
+                if _subject(archive, found) == one.SOPInstanceUID != "":
                     archive.delete(found.id)
     for back in archive.instances([one.instance for one in filed]):
         archive.unmark(back.id)  # it came again meanwhile, and its report may be what was removed
@@ -39,10 +38,8 @@ def sweep(archive: Archive, worklist: Worklist, page: Sequence[str], say: Callab
 
 
 def _has_lost_its_image(archive: Archive, document: Instance, study: str) -> bool:
-    """Whether it is ours or stood beside an image, and that is not in the study now."""
-    if document.beside:
-        return not archive.instances([document.beside])
-    if document.guest or not (subject := _subject(archive, document)):
+    """Whether it is ours or stood beside its image, and that is not in the study now."""
+    if (document.guest and not document.beside) or not (subject := _subject(archive, document)):
         return False
     images = archive.find(subject)
     return all(one.study != study for one in archive.series([image.series for image in images]))

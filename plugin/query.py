@@ -20,6 +20,7 @@ STATES = ("pending", "done", "skipped", "failed")
 SORTS = ("newest", "suspicious")
 PARAMETERS = ("state", "finding", "from", "to", "patient", "study", "series", "sort", "limit", "offset", "format")
 MOST = 500  # rows of one page
+MOST_WORDS = 50  # of a patient's name that is looked for
 PRESENT = 0.5  # report.OPERATING_POINT, which is too heavy to be imported here
 
 COLUMNS = (
@@ -61,6 +62,10 @@ class Query:
         for name, field in (("from", "first"), ("to", "last")):
             if wish.get(name):
                 values[field] = _date(name, wish[name])
+        if values.get("first") and values.get("last", "9") < values["first"]:
+            raise BadQuery(f"from, {wish['from']}, is after to, {wish['to']}")
+        if len(values.get("patient", "").split()) > MOST_WORDS:
+            raise BadQuery(f"patient has more than {MOST_WORDS} words")
         for name, largest in (("limit", most), ("offset", 1 << 62)):
             if wish.get(name):
                 values[name] = _whole(name, wish[name], largest)
@@ -108,14 +113,14 @@ def _one_of(name: str, value: str, allowed: Sequence[str]) -> str:
 
 def _date(name: str, value: str) -> str:
     try:
-        return f"{date.fromisoformat(value):%Y%m%d}"
+        return date.fromisoformat(value).isoformat().replace("-", "")
     except ValueError:
         raise BadQuery(f"{name} is {value!r}; it must be a date, as 2026-01-31") from None
 
 
 def _whole(name: str, value: str, most: int) -> int:
-    if not (value.isascii() and value.isdecimal()) or int(value) > most:
-        raise BadQuery(f"{name} is {value!r}; it must be a whole number from 0 to {most}")
+    if not re.fullmatch("[0-9]{1,19}", value) or int(value) > most:
+        raise BadQuery(f"{name} is {value[:40]!r}; it must be a whole number from 0 to {most}")
     return int(value)
 
 

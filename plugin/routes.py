@@ -16,7 +16,6 @@ from datetime import date
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
-from urllib.parse import urlsplit
 
 from plugin import marks, query
 from plugin.query import BadQuery, File, Query
@@ -83,11 +82,11 @@ class Reply(NamedTuple):
 
 
 def result(index: Index, status: Mapping[str, Any], instance: str) -> Reply:
-    """`GET /instances/{id}/chest-xray`: the mark word for word, or why there is none."""
+    """`GET /instances/{id}/chest-xray`: the mark, or why there is none."""
     try:
         metadata = index.get(f"/instances/{instance}/metadata?expand")
-        if marks.mark_in(metadata):
-            return Reply(HTTPStatus.OK, str(marks.text_in(metadata)).encode())
+        if mark := marks.mark_in(metadata):
+            return _json(mark if "instance" in mark else {**mark, "instance": instance})
         return _not_ours(index, instance) or _pending(
             status, instance, WAITING if status.get("pending") else NOT_QUEUED
         )
@@ -221,14 +220,14 @@ def backfill(body: bytes | None, headers: Mapping[str, str]) -> tuple[Reply, str
 
 def _read_json(body: bytes) -> Any:
     try:
-        return json.loads(body)
+        return marks.parse(body)
     except ValueError:
         raise ValueError("it is not JSON") from None
 
 
 def _dicom_date(text: str | None) -> str:
     try:
-        return f"{date.fromisoformat(text):%Y%m%d}" if text else ""
+        return date.fromisoformat(text).isoformat().replace("-", "") if text else ""
     except (ValueError, TypeError):
         raise ValueError(f"{text!r} is no date such as 2026-01-31") from None
 
@@ -309,11 +308,12 @@ def _same_origin(headers: Mapping[str, str]) -> bool:
     """Browsers say where a request comes from; programs do not, and are not fooled into sending one."""
     if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return False
-    return "origin" not in headers or urlsplit(headers["origin"]).netloc == headers.get("host")
+    origin = headers.get("origin")
+    return origin is None or origin.partition("://")[2] == headers.get("host")
 
 
 def _json(value: Mapping[str, Any], status: int = HTTPStatus.OK) -> Reply:
-    return Reply(status, json.dumps(value, ensure_ascii=False).encode())
+    return Reply(status, json.dumps(value, ensure_ascii=False).encode(errors="replace"))
 
 
 def _error(status: int, sentence: str) -> Reply:

@@ -13,7 +13,7 @@ import tempfile
 import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -148,7 +148,7 @@ class Worklist:
                 self._db.execute("ROLLBACK")
 
     def _learn(self, found: Instance, place: Place) -> None:
-        mark, text = _checked(found.mark) if found.mark else ({}, b"")
+        mark = found.mark or {}
         scores: dict[str, float] = mark.get("scores", {})
         values = {
             "instance": found.id,
@@ -174,8 +174,9 @@ class Worklist:
             values,
         ).fetchone()
         self._delete_result(image)
-        if text:
-            self._db.execute("INSERT INTO marks VALUES (?, ?)", [image, zlib.compress(text, 1)])
+        if mark:
+            text = zlib.compress(json.dumps(mark, ensure_ascii=False).encode(errors="replace"), 1)
+            self._db.execute("INSERT INTO marks VALUES (?, ?)", [image, text])
         numbers = self._numbers(scores)
         self._db.executemany(
             "INSERT INTO scores VALUES (?, ?, ?)", [(numbers[label], image, score) for label, score in scores.items()]
@@ -209,27 +210,6 @@ def folded(text: str) -> str:
     """As it is compared with what somebody looks for: without case and accents, and a space for what stands for one."""
     plain = "".join(one for one in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(one))
     return plain.translate(SPACES)
-
-
-def _checked(mark: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-    """What the rows rely on, and its text; anybody with an account can write metadata."""
-    with suppress(ValueError, RecursionError):  # NaN, half a character in a label, or lists in lists in lists
-        text = json.dumps(mark, ensure_ascii=False, allow_nan=False).encode(errors="replace")
-        if _is_sound(mark):
-            "".join(mark.get("scores", {})).encode()
-            return mark, text
-    return _checked({"state": "failed", "reason": "Its metadata is no result of this plugin"})
-
-
-def _is_sound(mark: dict[str, Any]) -> bool:
-    texts, warnings = [mark.get("reason", ""), mark.get("created", "")], mark.get("warnings", [])
-    return (
-        mark["state"] in ("done", "skipped", "failed")
-        and isinstance(warnings, list)
-        and all(isinstance(text, str) for text in (*texts, *warnings))
-        and all(isinstance(mark.get(part, {}), dict) for part in ("scores", "image", "model", "sr"))
-        and all(type(score) is float for score in mark.get("scores", {}).values())
-    )
 
 
 def moment(text: str) -> float:

@@ -14,7 +14,7 @@ from plugin import changelog, dispatcher, query
 from plugin.archive import Archive, ArchiveUnavailable, Change, Gone, Instance, Place, Series
 from plugin.dispatcher import Dispatcher
 from plugin.listing import Listing
-from plugin.marks import mark_in
+from plugin.marks import read
 from plugin.query import File, Query
 from plugin.worker import Outcome
 from plugin.worklist import Worklist
@@ -114,7 +114,7 @@ class FakeArchive(Archive):
     def mark(self, instance: str, result: str) -> None:
         if instance not in self.modality:
             raise Gone(instance)
-        self.marks[instance] = mark_in({"chest-xray": result}) or {}
+        self.marks[instance] = read(result) or {}
         self.log.append(instance)  # Orthanc logs UpdatedMetadata
 
 

@@ -323,8 +323,27 @@ def test_the_demo_ends_with_reports(tmp_path: Path, prepared_model: Path) -> Non
 
 
 def test_an_unknown_instance(pacs: Pacs) -> None:
-    answer = pacs.session.get(f"{pacs.url}/instances/nobody/chest-xray", timeout=10)
-    assert (answer.status_code, answer.json()) == (404, {"error": "Orthanc has no instance nobody"})
+    nobody = "-".join(["0" * 8] * 5)
+    answer = pacs.session.get(f"{pacs.url}/instances/{nobody}/chest-xray", timeout=10)
+    assert (answer.status_code, answer.json()) == (404, {"error": f"Orthanc has no instance {nobody}"})
+    for no_id in ("nobody", "%3Fx", f"{nobody}%3F"):
+        assert pacs.session.get(f"{pacs.url}/instances/{no_id}/chest-xray", timeout=10).status_code == 404
+
+
+@pytest.mark.parametrize("depth", [200, 900, 100_000])
+def test_lists_within_lists_do_not_end_orthanc(pacs: Pacs, depth: int) -> None:
+    instance = pacs.upload(to_bytes(radiograph(404, rows=64, columns=64)))
+    pacs.result(instance)
+    answer = pacs.session.post(f"{pacs.url}/chest-xray/backfill", data="[" * depth, timeout=10)
+    assert (answer.status_code, answer.json()) == (400, {"error": "This is no backfill: it is not JSON"})
+    mark = f'{{"state": "done", "x": {"[" * depth}{"]" * depth}}}'
+    address = f"{pacs.url}/instances/{instance}/metadata/4750"
+    pacs.session.put(address, data=mark, timeout=10).raise_for_status()
+    for path in (f"/instances/{instance}/chest-xray", "/chest-xray/worklist", "/chest-xray/results"):
+        assert pacs.session.get(pacs.url + path, timeout=10).ok
+    pacs.session.delete(address, timeout=10)
+    assert pacs.session.post(f"{pacs.url}/instances/{instance}/chest-xray", timeout=10).ok
+    assert pacs.result(instance)["state"] == "done"
 
 
 @pytest.mark.parametrize(

@@ -408,9 +408,8 @@ def test_an_image_that_waits_shows_its_scores_as_soon_as_they_are_there(pages: P
     waiting.says("#result", "Waiting")
     waiting.says("#result", "none.pt")
     model = {"name": "by hand", "version": "1", "weights": "trained", "weights_sha256": "0" * 64}
-    write_mark(
-        waiting, instance, "done", scores={"Mass": 0.75}, findings=["Mass"], model=model, warnings=["A warning."]
-    )
+    result = {"scores": {"Mass": 0.75}, "findings": ["Mass"], "model": model, "image": {}, "sr": {}}
+    write_mark(waiting, instance, "done", **result, warnings=["A warning."])
     waiting.says("#result", "0.75")
     assert "A warning." in waiting.text("#result .warning")
     assert not waiting.driver.find_element(By.ID, "stand-in").is_displayed()

@@ -23,6 +23,7 @@ DONE = {
     "scores": {"Atelectasis": 0.25, "Lung Opacity": 0.75},
     "image": {"PatientID": "=1+1", "SOPInstanceUID": "1.2.3"},
     "model": {"name": "m", "weights": "stand-in", "weights_sha256": "0" * 64},
+    "sr": {"instance": "b"},
     "warnings": ["One.", "Two."],
 }
 

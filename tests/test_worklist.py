@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import math
 import os
 import sqlite3
 import tempfile
@@ -209,36 +208,6 @@ def test_a_walk_forgets_what_it_did_not_meet(listed: Listed) -> None:
     listed.learn("arrives")
     listed.worklist.end_walk()
     assert set(listed.ids()) == {"there", "arrives"}
-
-
-def nested(depth: int) -> list[Any]:
-    outermost: list[Any] = []
-    for _ in range(depth):
-        outermost = [outermost]
-    return outermost
-
-
-@pytest.mark.parametrize(
-    "mark",
-    [
-        {"state": ["done"]},
-        {"state": "perfect"},
-        {"state": "done", "scores": [1]},
-        {"state": "done", "scores": {"Mass": "high"}},
-        {"state": "done", "image": "x"},
-        {"state": "done", "created": 3},
-        {"state": "failed", "reason": {"no": "text"}},
-        {"state": "done", "warnings": [1]},
-        {"state": "done", "scores": {"Mass": math.nan}},
-        {"state": "done", "model": {"name": math.inf}},
-        {"state": "done", "scores": {"\ud800": 0.5}},
-        pytest.param({"state": "done", "image": {"deep": nested(2000)}}, id="deep"),
-    ],
-)
-def test_metadata_that_somebody_else_wrote_does_no_harm(listed: Listed, mark: dict[str, Any]) -> None:
-    listed.learn("a", mark)
-    (row,) = listed.rows()
-    assert (row["state"], row["reason"]) == ("failed", "Its metadata is no result of this plugin")
 
 
 def test_half_a_surrogate_does_no_harm(listed: Listed) -> None:

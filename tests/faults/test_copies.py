@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -303,6 +304,44 @@ def test_a_copy_of_a_report_under_another_modality_waits_for_no_image(start: Sta
         here.session.post(f"{here.url}/instances/{instance}/chest-xray", timeout=10)
         assert here.result(instance)["state"] == "done"
         expect_as_many_reports_as_images(here, [1])
+
+
+def test_a_forged_mark_takes_no_other_image_s_report_along(start: Start) -> None:
+    with start() as pacs:
+        pacs.wait_until_ready()
+        ds, other = image(0), image(1)
+        other.PatientID, other.StudyInstanceUID = ds.PatientID, ds.StudyInstanceUID
+        forged, kept = (pacs.result(pacs.upload(to_bytes(one))) for one in (ds, other))
+        mark = json.dumps({**forged, "sr": kept["sr"]})
+        pacs.session.put(f"{pacs.url}/instances/{forged['instance']}/metadata/4750", data=mark, timeout=10)
+        expect_quiet(pacs)
+        pacs.session.delete(f"{pacs.url}/instances/{forged['instance']}", timeout=10)
+        expect_as_many_reports_as_images(pacs, [1])
+        assert pacs.reports_beside(kept["instance"]) == [kept["sr"]["instance"]]
+
+
+def test_a_report_that_is_split_away_from_an_image_which_is_deleted_at_once_goes(start: Start) -> None:
+    with start() as pacs:
+        pacs.wait_until_ready()
+        result = pacs.result(pacs.upload(to_bytes(image(0))))
+        study = pacs.get(f"/instances/{result['instance']}/study")["ID"]
+        series = pacs.get(f"/instances/{result['sr']['instance']}/series")["ID"]
+        ask(pacs, f"/studies/{study}/split", {"Series": [series], "Replace": {"PatientID": "ELSEWHERE"}})
+        pacs.session.delete(f"{pacs.url}/instances/{result['instance']}", timeout=10)
+        wait_for(lambda: not pacs.get("/instances") or None, 20, lambda: state_of(pacs))
+
+
+def test_what_a_person_verified_stays_whatever_its_metadata_say(start: Start) -> None:
+    with start() as pacs:
+        pacs.wait_until_ready()
+        result = pacs.result(pacs.upload(to_bytes(image(0))))
+        theirs = pacs.upload(to_bytes(verified(pacs.report(result))))
+        pacs.session.put(f"{pacs.url}/instances/{theirs}/metadata/4753", data="garbage", timeout=10)
+        expect_quiet(pacs)
+    with start() as pacs:
+        pacs.wait_until_ready()
+        expect_quiet(pacs)
+        assert theirs in pacs.get("/instances")
 
 
 @pytest.mark.parametrize("how", ["split", "delete"])
