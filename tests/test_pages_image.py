@@ -75,7 +75,14 @@ def write_mark(pages: Pages, instance: str, rows: int, columns: int, maps: npt.N
         "crop": {"row": rows // 2 - size // 2, "column": columns // 2 - size // 2, "size": size},
     }
     model = {"name": "by hand", "version": "1", "weights": "stand-in", "weights_sha256": "0" * 64}
-    more = {"scores": {"Other": 0.2, "Mass": 0.7}, "findings": ["Mass"], "activation": activation, "model": model}
+    more = {
+        "scores": {"Other": 0.2, "Mass": 0.7},
+        "findings": ["Mass"],
+        "activation": activation,
+        "model": model,
+        "image": {},
+        "sr": {},
+    }
     text = marks.mark(
         "done", instance, **more, warnings=[], settings={}, milliseconds={}, created="2026-01-01T00:00:00Z"
     )

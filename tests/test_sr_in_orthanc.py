@@ -45,7 +45,7 @@ def pacs(tmp_path_factory: pytest.TempPathFactory, model_folder: str) -> Iterato
 
 def small(seed: int, **changes: Any) -> Dataset:
     """A radiograph that is quickly drawn."""
-    return radiograph(seed, rows=64, columns=64, **changes)
+    return radiograph(seed, rows=pixels.SIZE, columns=pixels.SIZE, **changes)
 
 
 def report_file(pacs: Pacs, result: dict[str, Any]) -> bytes:
