@@ -99,7 +99,8 @@ def tidy(archive: Archive, study: str, guest: str) -> bool:
 
 
 def _tidy(archive: Archive, series: Sequence[Series], guest: Instance, finished: str = "") -> bool:
-    """
+    """Remove a guest that need not stay; whether that was done just now.
+
     :param series: all of the study.
     :param finished: the SOPInstanceUID of an image whose documents are known, and the guest is none of them.
     """

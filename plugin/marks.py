@@ -27,7 +27,7 @@ DECODING = 4752
 """The metadata that stands while Orthanc is decoding an image for us."""
 
 BESIDE = 4753
-"""The metadata of a report of another server that may stay: Orthanc's id of the image that it was seen with."""
+"""The metadata of another server's report that stays: Orthanc's id of the image beside which it was seen."""
 
 POSITION = 4750
 """The global property that holds the position in Orthanc's change log up to which everything is finished."""
