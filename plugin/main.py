@@ -1,8 +1,8 @@
 """What Orthanc loads: settings, callbacks and routes. The only module that imports `orthanc`.
 
 Nothing runs in an uploading thread: what arrives is heard of through OnChange, which has a thread of its own and rings
-a bell. (OnStoredInstance runs under Orthanc's global lock and waits for Python's.) The standard library alone is imported,
-so that Orthanc starts at once and stays small.
+a bell. (OnStoredInstance runs under Orthanc's global lock and waits for Python's.) The standard library alone is
+imported, so that Orthanc starts at once and stays small.
 """
 
 from __future__ import annotations
