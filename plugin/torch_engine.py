@@ -4,7 +4,7 @@ It reads the same file as `plugin/classifier.py`, without pickles, and translate
 its scores are TorchXRayVision's to 1e-4: torch's TF32, which is faster and less exact, is turned off. bfloat16 changes
 scores by several hundredths.
 
-All this was tested on the CPU. The speed on a GPU has not been measured; `python -m bench.gpu` does.
+The tests run on the CPU, and on a CUDA device too where torch finds one; bench/GPU.md has its speed.
 """
 
 from __future__ import annotations
@@ -56,11 +56,12 @@ class TorchClassifier:
         return (resized * scale)[None]
 
     def _values(self, square: np.ndarray[Any, Any]) -> torch.Tensor:
-        """Stored values as float32. They travel as they are; torch on CUDA knows few operations on unsigned ones."""
-        bits, signed = 8 * square.dtype.itemsize, square.dtype.kind == "i"
-        native = np.array(square, square.dtype.newbyteorder("="), order="C").view(f"i{square.dtype.itemsize}")
-        values = torch.from_numpy(native).to(self.device)
-        return (values if signed else values.to(torch.int64) & ((1 << bits) - 1)).to(torch.float32)
+        """Stored values as float32. They travel as they are, from memory that the device reads by itself."""
+        there = self.device.type == "cuda"
+        native = torch.from_numpy(np.empty(0, square.dtype.newbyteorder("="))).dtype
+        staged = torch.empty(square.shape, dtype=native, pin_memory=there)
+        staged.numpy()[:] = square
+        return staged.to(self.device, non_blocking=there).to(torch.float32)
 
 
 def load(path: Path, device: str, precision: Precision = "float32") -> TorchClassifier:

@@ -28,10 +28,12 @@ from plugin.torch_engine import TorchClassifier
 from tests import images, oracle
 from tests.pacs import Pacs
 
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
-@pytest.fixture(scope="module")
-def in_torch(prepared_model: Path) -> TorchClassifier:
-    return torch_engine.load(prepared_model, "cpu")
+
+@pytest.fixture(scope="module", params=DEVICES)
+def in_torch(request: pytest.FixtureRequest, prepared_model: Path) -> TorchClassifier:
+    return torch_engine.load(prepared_model, request.param)
 
 
 # The model in torch
@@ -62,14 +64,14 @@ def test_inputs_prepared_on_the_device_are_those_of_the_processor(
     prepared = in_torch.prepare(decoded)
     assert prepared.shape == (3, 1, 224, 224)
     expected = np.stack([pixels.prepare(image).array for image in decoded])
-    assert np.abs(prepared.numpy() - expected).max() < 1e-3
+    assert np.abs(prepared.cpu().numpy() - expected).max() < 1e-3
 
 
 def test_a_big_endian_image_and_one_that_is_bright_at_its_border(in_torch: TorchClassifier) -> None:
     big_endian = np.arange(300 * 300, dtype=">u2").reshape(300, 300)
     for stored in (big_endian, np.full((300, 300), 4000, np.uint16)):
         image = pixels.Pixels(stored, 16, False, ())
-        assert np.abs(in_torch.prepare([image])[0].numpy() - pixels.prepare(image).array).max() < 1e-3
+        assert np.abs(in_torch.prepare([image])[0].cpu().numpy() - pixels.prepare(image).array).max() < 1e-3
 
 
 def test_pixels_to_scores_as_torchxrayvision(in_torch: TorchClassifier, densenet: Any) -> None:
@@ -79,8 +81,9 @@ def test_pixels_to_scores_as_torchxrayvision(in_torch: TorchClassifier, densenet
     assert scores == pytest.approx(np.stack(expected), abs=1e-4)
 
 
-def test_bfloat16_is_near_and_says_what_it_is(prepared_model: Path, classify: Classifier) -> None:
-    coarse = torch_engine.load(prepared_model, "cpu", "bfloat16")
+@pytest.mark.parametrize("device", DEVICES)
+def test_bfloat16_is_near_and_says_what_it_is(prepared_model: Path, classify: Classifier, device: str) -> None:
+    coarse = torch_engine.load(prepared_model, device, "bfloat16")
     batch = plausible_inputs(2)
     difference = np.abs(coarse(batch).scores - classify(batch).scores)
     assert 1e-4 < difference.max() < 0.2
@@ -157,13 +160,14 @@ def test_workers_get_their_own_scores(classify: Classifier, tmp_path: Path) -> N
                 assert prediction.activation[0] == pytest.approx(expected.activation[number], abs=1e-2)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 def test_a_process_that_ended_is_found_again_after_its_restart(
-    prepared_model: Path, tmp_path: Path, classify: Classifier
+    prepared_model: Path, tmp_path: Path, classify: Classifier, device: str
 ) -> None:
     address, image = tmp_path / "engine", plausible_inputs(1)
     with pytest.raises(ModelUnavailable, match="does not answer"):
         RemoteClassifier(str(address))
-    command = [sys.executable, "-m", "plugin.engine", str(prepared_model), "torch-cpu", str(address)]
+    command = [sys.executable, "-m", "plugin.engine", str(prepared_model), f"torch-{device}", str(address)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert process.stdout.readline() == "ready\n"
