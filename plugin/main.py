@@ -249,7 +249,7 @@ def _install() -> None:
         raise SystemExit(str(sentence)) from None  # which stops Orthanc
     orthanc.RegisterOnChangeCallback(plugin.on_change)
     _route("/instances/([0-9a-f-]+)/chest-xray", plugin.on_instance)
-    _route("/chest-xray(?:/(.*))?", plugin.on_page)
+    _route("/chest-xray(?:/([ -~]*))?", plugin.on_page)  # the Python plugin fails on a path that is not UTF-8
     orthanc.ExtendOrthancExplorer((routes.WEB / "explorer.js").read_text())
 
 

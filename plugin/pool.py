@@ -9,6 +9,7 @@ import multiprocessing
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -24,7 +25,14 @@ from plugin.settings import Connection, Settings
 from plugin.worker import GRACE, Outcome
 
 ROOT = Path(__file__).resolve().parent.parent
-LONGEST_PAUSE = 60.0  # seconds between two tries to get a model
+PAUSE, LONGEST_PAUSE = 15.0, 60.0
+"""Seconds between two tries to get a model, when it is long away: if a try is cheap, and at most."""
+SHARE = 0.05  # of the time is for tries: a missing file takes 0.2 s, a download that fails 4 s of a core and 365 MB
+
+
+def longer(pause: float, took: float) -> float:
+    """The pause after this one, if a try that took so many seconds fails again."""
+    return min(2 * pause, max(PAUSE, took / SHARE), LONGEST_PAUSE)
 
 
 class WorkerPool:
@@ -135,11 +143,13 @@ class WorkerPool:
     def _keep_ready(self) -> None:
         pause = 1.0
         while not self._stopping.is_set():
+            began = time.monotonic()
             self._problem = self._make_ready()
+            took = time.monotonic() - began
             self._changed()
             if self._problem:
                 self._stopping.wait(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                pause = longer(pause, took)
             else:
                 pause = 1.0
                 self._doubt.wait()

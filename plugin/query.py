@@ -156,7 +156,10 @@ def counts(db: sqlite3.Connection) -> dict[str, int]:
 
 def labels(db: sqlite3.Connection) -> list[str]:
     """The labels that occur in results, in the model's order."""
-    return [label for (label,) in db.execute("SELECT label FROM labels ORDER BY id")]
+    found = db.execute(
+        "SELECT label FROM labels WHERE EXISTS (SELECT 1 FROM scores WHERE scores.label = labels.id) ORDER BY id"
+    )
+    return [label for (label,) in found]
 
 
 def total(db: sqlite3.Connection, query: Query) -> int:

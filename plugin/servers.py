@@ -241,7 +241,7 @@ class ServedClassifier(threading.local):
                 problems.append(f"{server.standing.address} {problem}")
         if self.fallback:
             return self.fallback(batch)
-        raise ModelUnavailable(f"No inference server can be used: {'; '.join(problems)}")
+        raise ModelUnavailable(f"No inference server can be used: {'; '.join(sorted(problems))}")
 
     def news(self) -> dict[str, str]:
         """By address, of each server that changed since the last time: why it cannot be used, '' if it is used."""

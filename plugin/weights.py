@@ -107,7 +107,8 @@ def _workplace(folder: Path) -> Iterator[Path]:
         with scratch.folder(PREPARING, folder) as work, redirect_stdout(sys.stderr):
             yield work
     except OSError as error:
-        raise WeightsUnavailable(f"{error.filename or folder}: {error.strerror or error}.") from error
+        where = str(error.filename or folder).partition(f"/{PREPARING}")[0]  # the same whenever it is tried
+        raise WeightsUnavailable(f"{where}: {error.strerror or error}.") from error
 
 
 def _copy(source: Path, work: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -42,3 +43,12 @@ def test_it_goes_on_trying_where_no_process_can_be_started(started: WorkerPool) 
     said("The worker processes cannot be started (MemoryError: no memory)")
     said("The worker processes cannot be started (BlockingIOError: [Errno 11] Resource temporarily unavailable)")
     wait_for(lambda: not started.problem() or None, 60, started.problem)
+
+
+@pytest.mark.parametrize(
+    ("took", "expected"),
+    [(0.2, [2, 4, 8, 15, 15]), (2, [2, 4, 8, 16, 32, 40, 40]), (5, [2, 4, 8, 16, 32, 60, 60])],
+)
+def test_a_try_that_is_cheap_comes_again_sooner(took: float, expected: list[float]) -> None:
+    pauses = accumulate(expected, lambda pause, _: pool.longer(pause, took), initial=1.0)
+    assert list(pauses)[1:] == expected

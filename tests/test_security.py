@@ -36,6 +36,14 @@ def test_every_answer_has_strict_headers(pacs: Pacs, path: str) -> None:
     assert "unsafe" not in policy
 
 
+@pytest.mark.parametrize("name", ["%ff", "of/%ff", "backfill%ff", "%ed%a0%80", "style.css%ff"])
+def test_what_is_no_text_is_a_page_that_there_is_not(pacs: Pacs, name: str) -> None:
+    before = pacs.log()
+    answer = pacs.session.get(f"{pacs.url}/chest-xray/{name}", timeout=10)
+    assert answer.status_code == 404, answer.text
+    assert not [line for line in pacs.log()[len(before) :].splitlines() if line.startswith("E")]
+
+
 @pytest.mark.parametrize("headers", [{"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://elsewhere.example"}])
 @pytest.mark.parametrize("method", ["POST", "DELETE"])
 def test_another_site_cannot_have_a_browser_change_anything(pacs: Pacs, headers: dict[str, str], method: str) -> None:

@@ -128,6 +128,10 @@ def test_where_none_can_be_used_each_says_why(classify: Classifier, fakes: list[
         by_servers(IMAGE)
     assert "grpc://a:1 does not answer ([Errno 111] Connection refused)" in str(sentence.value)
     assert "grpc://b:1 does not answer (No route to host)" in str(sentence.value)
+    for _ in range(2):  # in the same words, whoever's turn it is: another sentence is news for the log
+        with pytest.raises(ModelUnavailable) as again:
+            by_servers(IMAGE)
+        assert str(again.value) == str(sentence.value)
     fakes[0].down = None
     assert by_servers(IMAGE).scores == pytest.approx(classify(IMAGE).scores)  # where all rest, they are asked again
 

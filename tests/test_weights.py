@@ -141,6 +141,11 @@ def test_what_is_neither_a_name_nor_a_file_is_said(folder: Path) -> None:
         prepare("densnet", "", folder)
 
 
+def test_a_folder_that_cannot_be_written_to_is_said_in_the_same_words_each_time() -> None:
+    with pytest.raises(WeightsUnavailable, match=r"^/proc: [\w ]+\.$"):
+        prepare(__file__, "ab" * 32, Path("/proc"))
+
+
 def test_no_network(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")

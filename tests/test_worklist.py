@@ -57,6 +57,10 @@ class Listed:
     def ids(self, **wish: str) -> list[str]:
         return [row["instance"] for row in self.rows(**wish)]
 
+    def labels(self) -> list[str]:
+        with query.reading(File(self.path)) as db:
+            return query.labels(db)
+
     def counts(self) -> dict[str, int]:
         with query.reading(File(self.path)) as db:
             return query.counts(db)
@@ -183,12 +187,28 @@ def test_a_bad_value_is_said_with_what_is_allowed(listed: Listed, wish: dict[str
 
 
 def test_another_mark_takes_the_place_of_the_first_with_all_its_scores(listed: Listed) -> None:
+    listed.learn("b", done(Mass=0.9))
     listed.learn("a", done(Mass=0.9))
     listed.learn("a", done(Edema=0.8))
-    assert (listed.ids(finding="Mass"), listed.ids(finding="Edema")) == ([], ["a"])
+    assert (listed.ids(finding="Mass"), listed.ids(finding="Edema")) == (["b"], ["a"])
+    listed.learn("a", done(Mass=0.1))
     listed.learn("a")
-    assert (listed.ids(finding="Edema"), listed.ids(state="pending")) == ([], ["a"])
-    assert listed.counts() == {"pending": 1, "done": 0, "skipped": 0, "failed": 0}
+    assert (listed.ids(finding="Mass"), listed.ids(state="pending")) == (["b"], ["a"])
+    assert listed.counts() == {"pending": 1, "done": 1, "skipped": 0, "failed": 0}
+
+
+def test_labels_go_with_the_last_result_that_has_them(listed: Listed) -> None:
+    listed.learn("a", done(Mass=0.9, Edema=0.1))
+    listed.learn("b", done(Mass=0.9, Flu=0.8))
+    assert listed.labels() == ["Mass", "Edema", "Flu"]
+    listed.learn("a", done(Mass=0.9))
+    assert listed.labels() == ["Mass", "Flu"]
+    listed.worklist.forget(["b"])
+    assert listed.labels() == ["Mass"]
+    with pytest.raises(BadQuery, match="finding is 'Flu'; it must be one of Mass"):
+        listed.rows(finding="Flu")
+    listed.learn("c", done(Mass=0.9, Edema=0.1))
+    assert listed.labels() == ["Mass", "Edema"]
 
 
 def test_what_is_forgotten_leaves_nothing(listed: Listed) -> None:

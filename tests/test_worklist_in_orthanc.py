@@ -89,6 +89,13 @@ def test_a_hostile_name_stays_json_and_a_name_that_is_not_ascii_is_found(pacs: P
     assert (row["PatientID"], row["PatientName"]) == (hostile, "Müller^Änne")
 
 
+def test_of_a_filter_that_is_given_twice_the_last_counts(pacs: Pacs) -> None:
+    one = pacs.upload(image(12))
+    pacs.result(one)
+    wait_for(lambda: rows(pacs, "state=failed&state=done").get(one), 10, pacs.log)
+    assert rows(pacs, "state=done&state=failed") == {}
+
+
 def test_priors_and_what_a_page_is_about(pacs: Pacs) -> None:
     images = [
         pacs.result(pacs.upload(image(seed, patient_id="AGAIN", StudyDate=day, StudyID=f"{seed}")))
