@@ -24,6 +24,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -33,11 +34,57 @@ import zipfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 from urllib.parse import unquote, urlsplit
+
+
+def go_on_with_libraries() -> NoReturn:
+    """Become the same command in the project's environment, or in one of upload.py's own, which is made once."""
+    script = Path(__file__).resolve()
+    wanted: list[str] = json.loads(re.findall(r"^# dependencies = (.+)$", script.read_text(), re.MULTILINE)[0])
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chest-xray-upload"
+    own = cache / hashlib.sha256(f"{sys.version} {sys.base_prefix} {wanted}".encode()).hexdigest()[:12]
+    for place in (script.parent / ".venv", own):
+        if place == own and not own.exists():
+            make_environment(own, wanted)
+        python = place / "bin" / "python"
+        if python.exists() and Path(sys.prefix).resolve() != place.resolve():
+            os.execv(python, [str(python), *sys.argv])  # noqa: S606 - the interpreter of that environment
+    cannot_run(f"they are not in {own}; remove it")
+
+
+def make_environment(folder: Path, wanted: Sequence[str]) -> None:
+    """A virtual environment with these releases; whole, or not there at all."""
+    print(f"upload.py: installing {', '.join(wanted)} in {folder}, once", file=sys.stderr)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = tempfile.mkdtemp(dir=folder.parent)
+    except OSError as problem:
+        cannot_run(f"{problem.filename}: {problem.strerror}")
+    try:
+        pip = [f"{work}/bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted]
+        for command in ([sys.executable, "-m", "venv", work], pip):
+            done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # noqa: S603
+            if done.returncode:
+                cannot_run(" ".join(done.stdout.split()) or f"status {done.returncode} of {' '.join(command[:3])}")
+        with suppress(OSError):  # another upload.py was faster
+            Path(work).rename(folder)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def cannot_run(reason: str) -> NoReturn:
+    """Say in one line what is missing."""
+    ways = "`pip install pydicom requests rich`, or `uv run upload.py`"
+    print(f"upload.py needs pydicom, requests and rich: {ways}; it could not install them: {reason}", file=sys.stderr)
+    sys.exit(2)
+
 
 try:
     import pydicom
@@ -47,16 +94,10 @@ try:
     from rich import progress as bars
     from rich.console import Console
     from rich.table import Table
-except ModuleNotFoundError as missing:
+except ModuleNotFoundError:
     if __name__ != "__main__":
         raise
-    python = Path(__file__).resolve().parent / ".venv" / "bin" / "python"
-    if python.exists() and Path(sys.prefix).resolve() != python.parent.parent.resolve():
-        os.execv(python, [str(python), *sys.argv])  # noqa: S606 - the project's interpreter, which `make` set up
-    print(
-        f"upload.py needs {missing.name}: `pip install pydicom requests rich`, or `uv run upload.py`", file=sys.stderr
-    )
-    sys.exit(2)
+    go_on_with_libraries()
 
 EPILOG = """\
 PATH is a DICOM file; a folder, with all that is below it; a ZIP or tar (.tar.gz and the like too), also inside of

@@ -815,18 +815,51 @@ def test_it_asks_for_the_releases_that_the_project_has() -> None:
         assert f"`pip install {names}`" in text
 
 
-def test_without_its_libraries_it_says_what_to_install(tmp_path: Path) -> None:
+@pytest.fixture
+def bare(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a copy of upload.py, with --help, in an interpreter that has nothing but its standard library."""
     script = tmp_path / "upload.py"
     script.write_text((ROOT / "upload.py").read_text())
-    command = [sys.executable, "-S", str(script), "--help"]
-    alone = subprocess.run(command, text=True, capture_output=True, check=False)
-    assert alone.returncode == 2
-    assert alone.stderr == "upload.py needs pydicom: `pip install pydicom requests rich`, or `uv run upload.py`\n"
 
+    def run(**variables: str) -> subprocess.CompletedProcess[str]:
+        env = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), **variables}
+        python = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
+        return subprocess.run([python, "-S", script, "--help"], env=env, text=True, capture_output=True, check=False)
+
+    return run
+
+
+def test_what_it_needs_it_installs_once(bare: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    first, second = bare(), bare(PIP_NO_INDEX="1")
+    assert first.returncode == second.returncode == 0, first.stderr
+    assert "examples:" in first.stdout == second.stdout
+    assert first.stderr.startswith("upload.py: installing pydicom==")
+    assert first.stderr.count("\n") == 1
+    assert second.stderr == ""
+    assert len(list((tmp_path / "cache" / "chest-xray-upload").iterdir())) == 1
+
+
+def test_where_nothing_can_be_installed_it_says_what_it_needs(
+    bare: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    blocked = tmp_path / "a file"
+    blocked.touch()
+    for run in (bare(PIP_NO_INDEX="1"), bare(XDG_CACHE_HOME=str(blocked))):
+        assert run.returncode == 2
+        _, sentence = run.stderr.splitlines()
+        assert sentence.startswith("upload.py needs pydicom, requests and rich: `pip install pydicom requests rich`")
+    assert sentence.endswith(f"could not install them: {blocked}/chest-xray-upload: Not a directory")
+    assert not list((tmp_path / "cache" / "chest-xray-upload").iterdir())
+
+
+def test_the_project_s_own_environment_serves_too(
+    bare: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     interpreter = tmp_path / ".venv" / "bin" / "python"
     interpreter.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     interpreter.chmod(0o755)
-    helped = subprocess.run(command, text=True, capture_output=True, check=False)
+    helped = bare()
     assert helped.returncode == 0
     assert "examples:" in helped.stdout
+    assert not (tmp_path / "cache").exists()
