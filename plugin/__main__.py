@@ -109,7 +109,7 @@ def _listen(heard: Iterable[list[bytes]], news: SimpleQueue[dict[str, Any] | Non
         if BELL in lines:
             news.put({})
             at_once = time.monotonic() < rested + breath
-            breath = min(2 * breath, BREATH if busy() else LONGEST_BREATH) if at_once else SHORTEST_BREATH
+            breath = min(4 * breath, BREATH if busy() else LONGEST_BREATH) if at_once else SHORTEST_BREATH
             time.sleep(breath)
             rested = time.monotonic()
     news.put(None)
