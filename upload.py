@@ -24,6 +24,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -37,52 +38,93 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 from urllib.parse import unquote, urlsplit
 
+MINIMUM = (3, 11)
+TRIED = "UPLOAD_PY_TRIED"  # tells the next interpreter which one this was, so that none is tried twice
 
-def go_on_with_libraries() -> NoReturn:
+# What to do where something is missing
+
+
+def go_on_with_libraries(problem: str) -> NoReturn:
     """Become the same command in the project's environment, or in one of upload.py's own, which is made once."""
-    script = Path(__file__).resolve()
-    wanted: list[str] = json.loads(re.findall(r"^# dependencies = (.+)$", script.read_text(), re.MULTILINE)[0])
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chest-xray-upload"
-    own = cache / hashlib.sha256(f"{sys.version} {sys.base_prefix} {wanted}".encode()).hexdigest()[:12]
-    for place in (script.parent / ".venv", own):
-        if place == own and not own.exists():
-            make_environment(own, wanted)
-        python = place / "bin" / "python"
-        if python.exists() and Path(sys.prefix).resolve() != place.resolve():
-            os.execv(python, [str(python), *sys.argv])  # noqa: S606 - the interpreter of that environment
-    cannot_run(f"they are not in {own}; remove it")
+    script, tried = Path(__file__).resolve(), os.environ.get(TRIED)
+    if not tried:
+        become(script.parent / ".venv", "project")
+    if os.name == "nt" or sys.version_info < MINIMUM:
+        cannot_run(problem)
+    own = own_environment(re.findall(r"^# dependencies = (.+)$", script.read_text(), re.MULTILINE)[0])
+    if tried != "own":
+        become(own, "own")
+    cannot_run(f"{problem}; remove {own}")
 
 
-def make_environment(folder: Path, wanted: Sequence[str]) -> None:
+def become(environment: Path, name: str) -> None:
+    """Go on in that environment, if it is there and can be run."""
+    python = environment / "bin" / "python"
+    with suppress(OSError):
+        os.execve(python, [str(python), *sys.argv], os.environ | {TRIED: name})  # noqa: S606 - that interpreter
+
+
+def own_environment(releases: str) -> Path:
+    """Where upload.py's own environment is; made now, if it is not there yet."""
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    key = f"{sys.implementation.cache_tag} {sys.base_prefix} {os.uname().machine} {releases}"
+    try:
+        folder = (Path(cache) if cache.startswith("/") else Path.home() / ".cache") / "chest-xray-upload"
+        own = folder / hashlib.sha256(key.encode()).hexdigest()[:12]
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not own.exists():
+            make_environment(own, json.loads(releases))
+        if {folder.stat().st_uid, own.stat().st_uid} != {os.geteuid()}:
+            cannot_run(f"{own} is another user's")
+    except (OSError, RuntimeError) as problem:  # no folder can be made, or nobody knows of a home
+        cannot_run(str(problem))
+    return own
+
+
+def make_environment(own: Path, releases: Sequence[str]) -> None:
     """A virtual environment with these releases; whole, or not there at all."""
-    print(f"upload.py: installing {', '.join(wanted)} in {folder}, once", file=sys.stderr)
+    print(f"upload.py: installing {', '.join(releases)} in {own}, once", file=sys.stderr)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    work = tempfile.mkdtemp(dir=own.parent)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        work = tempfile.mkdtemp(dir=folder.parent)
-    except OSError as problem:
-        cannot_run(f"{problem.filename}: {problem.strerror}")
-    try:
-        pip = [f"{work}/bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted]
-        for command in ([sys.executable, "-m", "venv", work], pip):
-            done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # noqa: S603
-            if done.returncode:
-                cannot_run(" ".join(done.stdout.split()) or f"status {done.returncode} of {' '.join(command[:3])}")
+        if find_spec("ensurepip") is None:
+            cannot_run("Python's own venv is not whole: on Debian and Ubuntu, `apt install python3-venv`")
+        # -I: what lies in the current folder is somebody's DICOM files, and no part of Python.
+        run([sys.executable, "-I", "-m", "venv", work])
+        python = [f"{work}/bin/python", "-I"]
+        run([*python, "-m", "pip", "install", "--quiet", "--no-input", "--retries=2", *releases])
+        run([*python, "-c", "import pydicom, requests, rich"])
         with suppress(OSError):  # another upload.py was faster
-            Path(work).rename(folder)
+            Path(work).rename(own)
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
+def run(command: Sequence[str]) -> None:
+    """Run one step of the installation; standard input is not for it."""
+    out = subprocess.PIPE
+    done = subprocess.run(command, text=True, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)  # noqa: S603
+    if done.returncode:
+        lines = [line for line in done.stdout.splitlines() if line.strip()] or [f"status {done.returncode}"]
+        cannot_run(next((line for line in reversed(lines) if line.startswith("ERROR: ")), lines[-1]))
+
+
 def cannot_run(reason: str) -> NoReturn:
     """Say in one line what is missing."""
     ways = "`pip install pydicom requests rich`, or `uv run upload.py`"
-    print(f"upload.py needs pydicom, requests and rich: {ways}; it could not install them: {reason}", file=sys.stderr)
+    sentence = f"upload.py needs Python 3.11 with pydicom, requests and rich ({ways}): {reason}"
+    print(sentence, file=sys.stderr)
+    if "--json" in sys.argv:
+        print(json.dumps({"error": sentence}))
     sys.exit(2)
 
 
@@ -94,10 +136,14 @@ try:
     from rich import progress as bars
     from rich.console import Console
     from rich.table import Table
-except ModuleNotFoundError:
+
+    if sys.version_info < MINIMUM or not hasattr(urllib3, "BaseHTTPResponse"):
+        raise ImportError(f"this is Python {sys.version.split()[0]} and urllib3 {version('urllib3')}")
+except ImportError as missing:
     if __name__ != "__main__":
         raise
-    go_on_with_libraries()
+    go_on_with_libraries(str(missing))
+os.environ.pop(TRIED, None)
 
 EPILOG = """\
 PATH is a DICOM file; a folder, with all that is below it; a ZIP or tar (.tar.gz and the like too), also inside of
@@ -112,6 +158,9 @@ examples:
 
 What Orthanc has is not sent again: after an interruption, run it again. A file with the identifiers of an image that
 Orthanc has, but other content, is sent, and it is said whether Orthanc replaced its own or kept it.
+
+What it needs beside Python 3.11 (pydicom, requests, rich) it installs for itself where it is missing, once, in a folder
+below ~/.cache/chest-xray-upload (or XDG_CACHE_HOME).
 
 The password comes from --password-file, from CHEST_XRAY_PASSWORD in the environment or from ~/.netrc; else you are
 asked for it. REQUESTS_CA_BUNDLE=ca.pem names a certificate authority of your own. NO_COLOR=1 means no colours.
@@ -648,13 +697,13 @@ def post(server: Server, item: Item, other: bool) -> tuple[str, str]:
         return REFUSED, f"no answer to it after {TRIES} tries: {cause(problem)}"
     answer = json_object(response.data)
     item.instance = str(answer.get("ID", ""))
-    match answer.get("Status"):
-        case "Success":
-            return (REPLACED if other else NEW), ""
-        case "AlreadyStored":
-            return (KNOWN if not other and same(server, item) else OTHER), ""
-        case "FilteredOut":
-            return REFUSED, "a filter in Orthanc's configuration does not want it"
+    became = answer.get("Status")
+    if became == "Success":
+        return (REPLACED if other else NEW), ""
+    if became == "AlreadyStored":
+        return (KNOWN if not other and same(server, item) else OTHER), ""
+    if became == "FilteredOut":
+        return REFUSED, "a filter in Orthanc's configuration does not want it"
     return REFUSED, why(response)
 
 

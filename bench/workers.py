@@ -57,7 +57,7 @@ def served(model: Path, name: str) -> Iterator[str]:
 def together(model: Path, address: str, data: bytes, processes: int) -> float:
     """Images per second of so many processes; the time begins when all of them are ready."""
     context = get_context("spawn")
-    start = context.Barrier(processes)
+    start = context.Barrier(processes, timeout=300)  # one may fail to get there
     ears, mouths = zip(*(context.Pipe(duplex=False) for _ in range(processes)), strict=True)
     arguments = [(model, address, data, start, mouth) for mouth in mouths]
     workers = [context.Process(target=_analyse, args=each, daemon=True) for each in arguments]

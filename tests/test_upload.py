@@ -817,24 +817,34 @@ def test_it_asks_for_the_releases_that_the_project_has() -> None:
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs a copy of upload.py, with --help, in an interpreter that has nothing but its standard library."""
+    """Runs a copy of upload.py in an interpreter that has nothing but its standard library."""
     script = tmp_path / "upload.py"
     script.write_text((ROOT / "upload.py").read_text())
+    folder = tmp_path / "somebody's files"
+    folder.mkdir()
+    for name in ("venv", "pip", "secrets"):  # not to be imported, whatever folder one is in
+        (folder / f"{name}.py").write_text("raise SystemExit('run by accident')")
 
-    def run(**variables: str) -> subprocess.CompletedProcess[str]:
+    def run(*options: str, standard_input: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
         env = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), **variables}
         python = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
-        return subprocess.run([python, "-S", script, "--help"], env=env, text=True, capture_output=True, check=False)
+        command = [python, "-S", script, *(options or ["--help"])]
+        pipes: dict[str, Any] = {"text": True, "capture_output": True, "input": standard_input}
+        return subprocess.run(command, cwd=folder, env=env, timeout=120, check=False, **pipes)
 
     return run
 
 
 def test_what_it_needs_it_installs_once(bare: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
-    first, second = bare(), bare(PIP_NO_INDEX="1")
-    assert first.returncode == second.returncode == 0, first.stderr
-    assert "examples:" in first.stdout == second.stdout
-    assert first.stderr.startswith("upload.py: installing pydicom==")
-    assert first.stderr.count("\n") == 1
+    send = ["-", "--dry-run", "--json", "--url", "http://localhost:9"]
+    first = bare(*send, standard_input="no DICOM file, and no answer to a question of pip's")
+    assert first.returncode == 2
+    assert json.loads(first.stdout)["error"].startswith("no answer from http://localhost:9")
+    installing, *_ = first.stderr.splitlines()
+    assert installing.startswith("upload.py: installing pydicom==")
+    second = bare(PIP_NO_INDEX="1")
+    assert second.returncode == 0
+    assert "examples:" in second.stdout
     assert second.stderr == ""
     assert len(list((tmp_path / "cache" / "chest-xray-upload").iterdir())) == 1
 
@@ -844,22 +854,41 @@ def test_where_nothing_can_be_installed_it_says_what_it_needs(
 ) -> None:
     blocked = tmp_path / "a file"
     blocked.touch()
-    for run in (bare(PIP_NO_INDEX="1"), bare(XDG_CACHE_HOME=str(blocked))):
+    cases = {
+        "ERROR: No matching distribution found for pydicom": {"PIP_NO_INDEX": "1"},
+        f"Not a directory: '{blocked}/chest-xray-upload'": {"XDG_CACHE_HOME": str(blocked)},
+    }
+    for reason, variables in cases.items():
+        run = bare("--json", "x", **variables)
+        sentence = run.stderr.splitlines()[-1]
         assert run.returncode == 2
-        _, sentence = run.stderr.splitlines()
-        assert sentence.startswith("upload.py needs pydicom, requests and rich: `pip install pydicom requests rich`")
-    assert sentence.endswith(f"could not install them: {blocked}/chest-xray-upload: Not a directory")
+        assert sentence.startswith("upload.py needs Python 3.11 with pydicom, requests and rich (`pip install ")
+        assert reason in sentence
+        assert json.loads(run.stdout) == {"error": sentence}
     assert not list((tmp_path / "cache" / "chest-xray-upload").iterdir())
 
 
 def test_the_project_s_own_environment_serves_too(
     bare: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    (tmp_path / ".venv" / "bin").mkdir(parents=True)
     interpreter = tmp_path / ".venv" / "bin" / "python"
+    interpreter.parent.mkdir(parents=True)
     interpreter.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     interpreter.chmod(0o755)
     helped = bare()
     assert helped.returncode == 0
     assert "examples:" in helped.stdout
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("content", ["", '#!/bin/sh\nexec {python} -S "$@"\n'], ids=["no program", "no libraries"])
+def test_an_environment_of_the_project_that_is_not_whole_is_tried_once(
+    bare: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, content: str
+) -> None:
+    interpreter = tmp_path / ".venv" / "bin" / "python"
+    interpreter.parent.mkdir(parents=True)
+    interpreter.write_text(content.format(python=sys.executable))
+    interpreter.chmod(0o755)
+    own = bare(PIP_NO_INDEX="1")
+    assert own.returncode == 2
+    assert "No matching distribution found" in own.stderr
