@@ -219,7 +219,7 @@ def _within_bits_stored(stored: Array, header: _Header) -> tuple[Array, tuple[st
         warnings.append(f"HighBit is {header.high_bit} but was taken as BitsStored - 1, as DICOM demands.")
     unused = 8 * stored.dtype.itemsize - header.bits_stored
     greatest = (1 << header.bits_stored) - 1
-    beyond = unused > 0 and (stored.max() > greatest or stored.min() < -greatest // 2)
+    beyond = unused > 0 and (stored.max() > greatest or (header.signed and stored.min() < -greatest // 2))
     if header.syntax in OVERSHOOTING:
         if beyond:
             stored = np.minimum(stored, greatest)
