@@ -24,7 +24,7 @@ from tests.faults.images import SIDE, images
 from tests.pacs import IMAGE, Pacs
 
 RESULTS = Path(__file__).parent / ("SOAK-image.md" if IMAGE else "SOAK.md")
-IMAGES = int(os.environ.get("IMAGES", "3000"))
+IMAGES = int(os.environ.get("IMAGES") or 3000)  # `make` sets it, if to nothing
 STEPS = 12
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -168,3 +170,12 @@ def test_the_demo_finds_a_port_taken_before_it_prepares_the_model(
     with socket.create_server(("127.0.0.1", int(environ["DICOM_PORT"]))):
         assert demo.main() == 2
     assert f"Port {environ['DICOM_PORT']} is taken" in capsys.readouterr().err
+
+
+def test_what_make_leaves_empty_is_not_set() -> None:
+    """It exports every variable that it knows, so that programs see empty ones."""
+    exported = re.findall(r"^export (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[0].split()
+    programs = "import bench.soak, demo.demo, tests.pacs, tests.faults.conftest; print(bench.soak.IMAGES)"
+    empty = os.environ | dict.fromkeys(exported, "")
+    done = subprocess.run([sys.executable, "-c", programs], cwd=ROOT, env=empty, text=True, capture_output=True)
+    assert done.stdout == "3000\n", done.stderr
