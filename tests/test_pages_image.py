@@ -7,13 +7,15 @@ import hashlib
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from pydicom import Dataset
-from pydicom.uid import UID, generate_uid
+from pydicom import Dataset, dcmread
+from pydicom.encaps import encapsulate
+from pydicom.uid import UID, JPEG2000Lossless, generate_uid
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
 from skimage.color import rgb2lab
@@ -23,7 +25,7 @@ from plugin import analysis, marks, summary_image
 from plugin.activation import ActivationMaps
 from plugin.classifier import Classifier
 from plugin.pixels import Pixels
-from tests import oracle
+from tests import images, oracle
 from tests.browser import Pages, chromium
 from tests.pacs import Pacs
 
@@ -238,6 +240,28 @@ def test_the_greys_are_those_of_the_file(
     assert (
         np.abs(shown - greys).max() <= 1 + 255 * slope / width
     )  # the 0.5 and 1 of the formula are counted in stored values
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [(np.uint8, 8), (np.uint16, 12), (np.uint16, 16), (np.int16, 16)])
+def test_jpeg_2000_looks_as_it_does_without_compression(pages: Pages, dtype: Any, bits: int) -> None:
+    """Orthanc 1.10 has no decoder for it where it gives values in NumPy's format."""
+    stored = images.pattern(150, 210, bits, signed=np.dtype(dtype).kind == "i")
+    plain = with_pixels(stored, bits, StudyDescription=f"{bits} {dtype}")
+    ds = dcmread(BytesIO(plain))
+    ds.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[str(dtype), str(bits)])
+    ds.PixelData = encapsulate([bytes(images.compressed(stored, bits, JPEG2000Lossless))])
+    ds["PixelData"].is_undefined_length = True
+    seen = []
+    for data in (plain, to_bytes(ds)):
+        instance = pages.pacs.upload(data)
+        write_mark(pages, instance, 150, 210, np.zeros((2, 7, 7)))
+        pages.open(f"report?instance={instance}")
+        pages.loaded()
+        assert pages.text(".readout").startswith("C ")  # its window can be changed
+        seen.append(pages.canvas())
+    assert np.ptp(seen[0]) > 100
+    np.testing.assert_array_equal(seen[0], seen[1])
 
 
 def test_dragging_changes_the_window_and_reset_brings_it_back(pages: Pages) -> None:

@@ -121,24 +121,27 @@ function chosenHere() {
 
 /** Gives what is to be said of the image. Orthanc 1.10 renders pixels that a file does not have, and may end with that: not asked unless `known`. */
 async function loadImage(instance, tags, shown, known) {
-  if (known) await preview(instance, shown);
+  const asRendered = "This image is shown as Orthanc renders it: its window cannot be changed.";
+  const drawn = known && await preview(instance, shown);
   try {
-    const values = await load(instance);
+    const values = await load(instance, Number(tags.PixelRepresentation) === 1, known);
     if (values) {
       shown.show(values, { ...windowOf(tags, values), inverted: tags.PhotometricInterpretation === "MONOCHROME1" });
       return "";
     }
   } catch (problem) {
-    shown.preview(null);
-    return `This image cannot be shown. ${problem.message}`;
+    return drawn ? asRendered : `This image cannot be shown. ${problem.message}`;
   }
   if (!known) await preview(instance, shown); // Orthanc could read it
-  return "This image is shown as Orthanc renders it: its window cannot be changed.";
+  return asRendered;
 }
 
+/** Whether there is one. */
 async function preview(instance, shown) {
   const rendered = ask(`instances/${encodeURIComponent(instance)}/${PREVIEW}`, { headers: { Accept: "image/jpeg" } });
-  shown.preview(await rendered.then(async answer => createImageBitmap(await answer.blob())).catch(() => null));
+  const bitmap = await rendered.then(async answer => createImageBitmap(await answer.blob())).catch(() => null);
+  shown.preview(bitmap);
+  return Boolean(bitmap);
 }
 
 async function showResult(mark, tags, of, shown) {

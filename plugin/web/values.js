@@ -1,15 +1,23 @@
 // A radiograph's stored values in the browser: read, made smaller, windowed.
-import { ask } from "./api.js";
+import { ask, Refused } from "./api.js";
 
 const TYPES = { "|u1": Uint8Array, "<u1": Uint8Array, "|i1": Int8Array, "<i1": Int8Array, "<u2": Uint16Array, "<i2": Int16Array };
 
 /**
  * All stored values of a single-frame grey image: { levels, least, greatest }. `levels` are { columns, rows, values }, each half as
- * large as the one before; values are Uint16, counted from `least`. Null for colour, several frames, or deeper values.
+ * large as the one before; values are Uint16, counted from `least`. Null for colour, several frames, or deeper values. `known`: Orthanc
+ * may be asked to render it, since its pixels are whole.
  */
-export async function load(instance) {
-  const answer = await ask(`instances/${encodeURIComponent(instance)}/numpy?rescale=false`, { headers: {} });
-  return fromNumpy(await answer.arrayBuffer());
+export async function load(instance, signed, known) {
+  const path = `instances/${encodeURIComponent(instance)}/`;
+  try {
+    return fromNumpy(await (await ask(`${path}numpy?rescale=false`, { headers: {} })).arrayBuffer());
+  } catch (problem) {
+    if (!known || !(problem instanceof Refused) || problem.status < 500) throw problem;
+    // Orthanc 1.10 leaves JPEG 2000 to the decoder of a plugin, but not for NumPy's format.
+    const answer = await ask(`${path}${signed ? "image-int16" : "image-uint16"}`, { headers: { Accept: "image/x-portable-arbitrarymap" } });
+    return fromArbitraryMap(await answer.arrayBuffer(), signed);
+  }
 }
 
 /** NumPy's format 1.0, with the shape (frames, rows, columns, channels). */
@@ -19,7 +27,21 @@ export function fromNumpy(buffer) {
   const Type = TYPES[/'descr': '(..\d)'/.exec(header)?.[1]];
   const [frames, rows, columns, channels] = /'shape': \(([^)]*)\)/.exec(header)[1].split(",").map(Number);
   if (!Type || frames !== 1 || channels !== 1) return null;
-  const stored = new Type(buffer, 10 + length, rows * columns);
+  return levelsOf(new Type(buffer, 10 + length, rows * columns), rows, columns);
+}
+
+/** Netpbm's PAM, with 16 bits big endian. */
+export function fromArbitraryMap(buffer, signed) {
+  const start = new TextDecoder("latin1").decode(new Uint8Array(buffer, 0, Math.min(buffer.byteLength, 256)));
+  const header = start.slice(0, start.indexOf("ENDHDR\n") + 7), field = name => Number(new RegExp(`^${name} (\\d+)$`, "m").exec(header)?.[1]);
+  const rows = field("HEIGHT"), columns = field("WIDTH"), data = new DataView(buffer, header.length);
+  if (field("DEPTH") !== 1 || field("MAXVAL") !== 65535) return null;
+  const stored = new (signed ? Int16Array : Uint16Array)(rows * columns);
+  for (let at = 0; at < stored.length; at++) stored[at] = data.getUint16(2 * at);
+  return levelsOf(stored, rows, columns);
+}
+
+function levelsOf(stored, rows, columns) {
   let least = Infinity, greatest = -Infinity;
   for (let at = 0; at < stored.length; at++) { // many times faster than for ... of and from
     if (stored[at] < least) least = stored[at];
