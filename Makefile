@@ -81,8 +81,9 @@ lock: $(BIN)/.installed-test ## Pin, by hash, what the image installs; after a c
 verify: $(BIN)/.installed ## Compare this installation with the scores that TorchXRayVision publishes (needs the Internet once)
 	@$(BIN)/python -m plugin.verify
 
-audit: $(BIN)/.installed-test ## Ask for known vulnerabilities in the installed packages (needs the Package Index itself, not a mirror)
-	@$(BIN)/pip-audit --progress-spinner off --skip-editable
+audit: $(BIN)/.installed-test ## Ask for known vulnerabilities in the image's packages (needs the Package Index itself, not a mirror)
+	@$(BIN)/pip-audit --progress-spinner off --strict --disable-pip --require-hashes \
+		$(patsubst %,--requirement %,$(wildcard docker/requirements-*.txt))
 
 bench: $(BIN)/.installed-test system ## Measure, against TorchXRayVision's own way in the same run
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m bench
@@ -117,6 +118,7 @@ TORCH_LINKS ?= https://download.pytorch.org/whl/cpu/torch/
 # A virtual environment of our own; python3-venv may be missing on a bare Debian.
 $(BIN)/.installed: pyproject.toml
 	@$(PYTHON) -m venv .venv 2>/dev/null || { $(MAKE) --no-print-directory system && $(PYTHON) -m venv .venv; }
+	@echo 'Installing Python packages in .venv (the first time, a minute or more) ...' >&2
 	@$(PIP_INSTALL) --editable '.[prepare,tools]'
 	@touch $@
 

@@ -795,11 +795,12 @@ def cell(value: Any) -> Any:
 
 def show(done: Sequence[tuple[str, dict[str, Any]]], report: Report) -> None:
     """Print a table of the highest scores, and what they are not."""
-    table = Table("Image", "View", "Highest scores", box=None)
+    table = Table("Image", "View", "Warnings", "Highest scores", box=None)
     for name, answer in done:
         scores = sorted(answer["scores"].items(), key=lambda score: -score[1])[:4]
-        view = answer["image"].get("ViewPosition", "")
-        table.add_row(printable(name), printable(view), "   ".join(f"{label} {score:.3f}" for label, score in scores))
+        view, warnings = answer["image"].get("ViewPosition", ""), str(len(answer.get("warnings", ())) or "")
+        highest = "   ".join(f"{label} {score:.3f}" for label, score in scores)
+        table.add_row(printable(name), printable(view), warnings, highest)
     report.console.print(table)
     if more := report.counts["done"] - len(done):
         report.say(f"... and {more} more in results.csv")

@@ -110,16 +110,18 @@ def running(command: list[str], environ: dict[str, str]) -> Iterator[subprocess.
 
 
 def wait_until_up(url: str, account: Account, orthanc: subprocess.Popen[bytes], seconds: float = 30) -> None:
-    """:raises CannotServe: if Orthanc ends, or does not answer in time."""
+    """Until it can classify, if that is soon. :raises CannotServe: if Orthanc ends, or does not answer in time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if orthanc.poll() is not None:
             raise CannotServe(f"Orthanc ended with status {orthanc.returncode}; its log says why")
         try:
-            if requests.get(f"{url}/system", auth=(account.user, account.password), timeout=2).ok:
+            answer = requests.get(f"{url}/chest-xray/status", auth=(account.user, account.password), timeout=2)
+            if answer.ok and (answer.json()["ready"] or time.monotonic() > end - seconds / 2):
                 return
         except requests.ConnectionError:
-            time.sleep(0.1)
+            pass
+        time.sleep(0.1)
     raise CannotServe(f"Orthanc did not answer at {url} within {seconds:.0f} s; its log says why")
 
 

@@ -17,6 +17,9 @@ from rich.console import Console
 
 import upload
 
+STATES = ("done", "skipped", "failed", "pending")
+ABOUT = "Classify what was in the archive before the plugin's first start, newest first, and watch."
+
 
 def main(args: Sequence[str] | None = None) -> int:
     """Exit status 0 when nothing is left to do, 2 if it could not be asked for."""
@@ -37,7 +40,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m plugin.backfill", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m plugin.backfill", description=ABOUT)
     add = parser.add_argument
     add("--from", dest="first", metavar="DATE", help="studies from this day on, as 2020-01-31")
     add("--to", dest="last", metavar="DATE", help="studies up to this day")
@@ -59,6 +62,8 @@ def _watch(server: upload.Server) -> None:
         while state := _status(server)["backfill"]:
             bar.update(task, total=state["series"] or None, completed=state["looked_at"])
             time.sleep(0.5)
+    counts = _status(server)
+    print("Finished. Of all images:", ", ".join(f"{counts[state]} {state}" for state in STATES if state in counts))
 
 
 def _status(server: upload.Server) -> dict[str, Any]:

@@ -415,6 +415,23 @@ def test_an_image_that_waits_shows_its_scores_as_soon_as_they_are_there(pages: P
     assert not waiting.driver.find_element(By.ID, "stand-in").is_displayed()
 
 
+def test_what_was_there_before_the_plugin_can_be_asked_for(pages: Pages, tmp_path: Path, prepared_model: Path) -> None:
+    with Pacs(tmp_path, {"Plugins": []}) as before:
+        instances = [before.upload(to_bytes(radiograph(seed, rows=64, columns=64))) for seed in (72, 73)]
+    with Pacs(tmp_path, MODEL_FOLDER=str(prepared_model.parent)) as pacs:
+        old = Pages(pages.driver, pacs)
+        pacs.wait_until_ready()
+        old.open("")
+        old.says("#status", "Nothing is being classified")
+        old.find(f"button[data-again='{instances[0]}']").click()
+        assert pacs.result(instances[0])["state"] == "done"
+        old.until(lambda: pages.all("tr.done") or None)
+        old.open(f"report?instance={instances[1]}")
+        old.says("#result", "It is not queued")
+        old.find("#result button").click()
+        old.says("#result", "Findings")
+
+
 def test_an_empty_archive_and_one_whose_model_is_missing(pages: Pages, tmp_path: Path) -> None:
     with Pacs(tmp_path, WEIGHTS=str(tmp_path / "none.pt"), WEIGHTS_SHA256="0" * 64) as pacs:
         empty = Pages(pages.driver, pacs)

@@ -150,16 +150,17 @@ async function showResult(mark, tags, of, shown) {
     byId(place).textContent = sentence;
     byId(place).hidden = !standIn;
   }
-  byId("result").replaceChildren(...warnings(mark), ...(mark.state === "done" ? findings(mark, shown) : [state(mark)]));
+  const queued = mark.state === "pending" && (await json("chest-xray/status")).queued > 0;
+  byId("result").replaceChildren(...warnings(mark), ...(mark.state === "done" ? findings(mark, shown) : [state(mark, queued)]));
   if (mark.state !== "done") shown.overlay(null);
   byId("more").replaceChildren(await links(mark, tags, of), about(mark), make("div", { id: "prior" }));
   showPrior(mark, of);
 }
 
-function state(mark) {
+function state(mark, queued) {
   const box = make("div", { class: `state ${mark.state}`, role: "status" }, make("h2", {}, STATES[mark.state] ?? mark.state), make("p", {}, asSentence(mark.reason ?? "")));
-  if (mark.state === "pending") box.append(make("progress", { "aria-label": "Waiting" }), make("p", { class: "dim" }, "The scores appear here by themselves."));
-  else box.append(retry(mark.instance, "Try again"));
+  if (queued) box.append(make("progress", { "aria-label": "Waiting" }), make("p", { class: "dim" }, "The scores appear here by themselves."));
+  else box.append(retry(mark.instance, mark.state === "pending" ? "Classify" : "Try again"));
   return box;
 }
 
@@ -259,6 +260,7 @@ function about(mark) {
     ["Time taken", mark.milliseconds && Object.entries(mark.milliseconds).map(([step, time]) => `${step} ${number(Math.round(time))} ms`).join(", ")],
     ["SOPInstanceUID", mark.image?.SOPInstanceUID],
   ].filter(([, value]) => value);
+  if (!pairs.length) return "";
   const made = make("details", {}, make("summary", {}, make("h2", {}, "How it was made")), make("dl", {}, ...pairs.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)])));
   if (mark.state === "done") made.append(retry(mark.instance, "Classify again"));
   return made;

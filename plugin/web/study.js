@@ -42,12 +42,12 @@ function card(row) {
   const name = view(row.ViewPosition) || row.Modality;
   const scores = ranked(row.scores);
   const reached = row.findings.length;
-  const said = row.state === "done" ? `${count(reached, "finding")} of ${scores.length} ${reached === 1 ? "reaches" : "reach"} the operating point` : `${STATES[row.state]}: ${row.reason}`;
+  const said = row.state === "done" ? `${count(reached, "finding")} of ${scores.length} ${reached === 1 ? "reaches" : "reach"} the operating point` : [STATES[row.state], row.reason].filter(Boolean).join(": ");
   return make("li", { class: row.state },
     make("a", { href: reportOf("instance", row.instance), "data-instance": row.instance },
       picture(row, name),
       make("span", { class: "name" }, name)),
-    make("p", { class: "dim" }, said), scores.length ? lines(scores.slice(0, TOP)) : null);
+    make("p", { class: "dim" }, said, row.warnings ? make("span", { class: "badge warned" }, count(row.warnings, "warning")) : ""), scores.length ? lines(scores.slice(0, TOP)) : null);
 }
 
 /** Orthanc 1.10 renders pixels that a file does not have, and may end with that: it is asked for what was read whole alone. */

@@ -12,6 +12,7 @@ const form = byId("filters");
 let query = read();
 let shown = null; // the status and query that the rows belong to
 const retried = new Map(); // each image that is classified once more, and when the result was made that the list still has
+let idle = false; // nothing is queued: what is pending is to be asked for
 let most = 0; // the most images that waited since the page was opened
 
 function read() {
@@ -58,7 +59,8 @@ function showStatus(status) {
   progress.hidden = most < 2;
   progress.max = most || 1;
   progress.value = most - status.queued;
-  const waiting = status.queued ? `${count(status.queued, "image is", "images are")} waiting` : "Nothing is waiting";
+  idle = status.ready && !status.queued;
+  const waiting = status.queued ? `${count(status.queued, "image is", "images are")} waiting` : status.pending ? "Nothing is being classified" : "Nothing is waiting";
   fill(byId("status"), make("span", { class: status.ready ? "ready" : "unready" }, status.ready ? "Ready" : "Not ready"), status.ready ? waiting : `${asSentence(status.reason)} ${waiting}.`);
   const states = [["", "All", status.done + status.failed + status.skipped + status.pending], ...["done", "pending", "failed", "skipped"].map(state => [state, STATES[state], status[state]])];
   fill(byId("states"), ...states.map(([state, name, many]) => make("label", { class: `chip ${state}` },
@@ -140,7 +142,8 @@ const linkOf = instance => document.querySelector(`tr[data-instance="${CSS.escap
 
 function result(row) {
   if (row.state !== "done") {
-    const button = row.state === "pending" ? "" : make("button", { type: "button", "data-again": row.instance, "data-created": row.created, "aria-label": `Try again: ${person(row.PatientName) || row.PatientID}` }, "Try again");
+    const text = row.state === "pending" ? "Classify" : "Try again";
+    const button = (row.state === "pending" && !idle) || retried.has(row.instance) ? "" : make("button", { type: "button", "data-again": row.instance, "data-created": row.created, "aria-label": `${text}: ${person(row.PatientName) || row.PatientID}` }, text);
     return [make("span", { class: "badge" }, STATES[row.state] ?? row.state), make("span", { class: "reason" }, row.reason), button];
   }
   const found = ranked(row.scores).filter(([name]) => row.findings.includes(name)).map(([name]) => name);
