@@ -47,7 +47,7 @@ function card(row) {
     make("a", { href: reportOf("instance", row.instance), "data-instance": row.instance },
       picture(row, name),
       make("span", { class: "name" }, name)),
-    make("p", { class: "dim" }, said, row.warnings ? make("span", { class: "badge warned" }, count(row.warnings, "warning")) : ""), scores.length ? lines(scores.slice(0, TOP)) : null);
+    make("p", { class: "dim" }, `${said} `, row.warnings ? make("span", { class: "badge warned" }, count(row.warnings, "warning")) : ""), scores.length ? lines(scores.slice(0, TOP)) : null);
 }
 
 /** Orthanc 1.10 renders pixels that a file does not have, and may end with that: it is asked for what was read whole alone. */
