@@ -16,8 +16,8 @@ import urllib3
 from rich.console import Console
 
 import upload
+from plugin.query import STATES
 
-STATES = ("done", "skipped", "failed", "pending")
 ABOUT = "Classify what was in the archive before the plugin's first start, newest first, and watch."
 
 
